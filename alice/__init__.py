@@ -1,0 +1,1 @@
+"""The sender: datasets in, transmissions out."""

@@ -1,0 +1,1 @@
+"""The receiver: transmissions in, reconstructions and bit counts out."""

@@ -1,0 +1,1 @@
+"""What looks at both sides from outside: the wire between them, the command line, demonstrations, benchmarks."""

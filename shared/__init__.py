@@ -1,0 +1,1 @@
+"""What both ends hold: the code f, the channel, and the service around them."""

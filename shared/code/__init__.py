@@ -1,0 +1,1 @@
+"""f itself: pure computation, no sockets, no files, no clocks, no asyncio."""

@@ -1,0 +1,74 @@
+"""The root of the project's exceptions, and the classes that f itself raises.
+
+The whole tree, with the classes of the channel and of the services, stands in `shared.channel.errors`. Classes carry
+typed fields and build their text in `__str__`. This module knows nothing of sockets, close codes or HTTP.
+"""
+
+
+class CodelengthError(Exception):
+    """Root of everything that codelength raises on purpose."""
+
+
+class InputError(CodelengthError):
+    """What the caller gave cannot be used; nothing was changed."""
+
+
+class SpecError(InputError):
+    """A code specification that is malformed, oversized, or of a format this version does not speak."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not a valid code specification: {self.reason}"
+
+
+class UnknownPresetError(InputError):
+    """No preset has this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        return f"no preset is called {self.name!r}; there are {', '.join(self.known)}"
+
+
+class VocabularyError(InputError):
+    """A token outside the vocabulary, or data that cannot be read as tokens of it."""
+
+    def __init__(self, reason: str, *, position: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.position = position
+
+    def __str__(self) -> str:
+        return self.reason if self.position is None else f"token {self.position}: {self.reason}"
+
+
+class CodecError(CodelengthError):
+    """Coding cannot go on."""
+
+
+class StateError(CodecError):
+    """State bytes that do not belong to this predictor or coder."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot restore the state: {self.reason}"
+
+
+class CorruptCodeError(CodecError):
+    """Code bits that no encoder can have written at this point."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
+
+    def __str__(self) -> str:
+        return f"the code is damaged at or before token {self.position}"

@@ -1,1 +1,1 @@
-"""How z travels: a sans-I/O protocol, its messages, and the ledger of bits and bytes."""
+"""How code bits travel: messages, their order, the credit window and the ledger. Bytes in, bytes out; no sockets, no clocks."""

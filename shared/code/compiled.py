@@ -20,4 +20,4 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     positive by contract. `nogil` lets a service thread answer while a kernel runs.
     """
     compiled: Any = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
-    return cast(Callable[P, R], compiled(function))
+    return cast("Callable[P, R]", compiled(function))

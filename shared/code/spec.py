@@ -69,7 +69,7 @@ class NgramModel(_Part):
 
     kind: Literal["ngram"] = "ngram"
     order: int = Field(default=5, ge=0, le=5)
-    table_bits: int = Field(default=20, ge=10, le=24, description="log2 of the number of 32-byte slots")
+    table_bits: int = Field(default=19, ge=10, le=24, description="log2 of the number of 32-byte slots")
 
     def memory_bytes(self, vocabulary_size: int) -> int:
         """Upper bound of the model's tables."""
@@ -110,7 +110,7 @@ class CodeSpec(_Part):
 
     @property
     def vocabulary_size(self) -> int:
-        """m."""
+        """The number of possible tokens, m."""
         return self.vocabulary.size
 
     @property

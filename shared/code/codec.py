@@ -1,0 +1,220 @@
+"""Where model and coder meet: tokens in blocks to code bits, and back, with a cost for every token.
+
+A block of L tokens is laid out as T = ⌈L/B⌉ rows of B streams: stream b holds tokens bT … min((b+1)T, L) - 1. Rows are coded in
+segments of `segment_tokens` rows; the predictor learns from each. The code is one and continuous: blocks only mark where both
+sides compare (`check`). Nothing here knows channels, files or clocks.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shared.code import arithmetic
+from shared.code.errors import StateError
+from shared.code.models import build
+from shared.code.models.base import I64, U32, Predictor
+from shared.code.spec import CodeSpec
+from shared.code.vocabulary import Tokens, check_range
+
+_STATE: Final = struct.Struct("<QQQQ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Tokens just coded: how many, and their costs added up, in units of 2^-24 bit."""
+
+    tokens: int
+    cost_units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What both sides compare at the end of a block.
+
+    position: tokens coded. crc: CRC-32 over the coder's triples since the last check. digest: SHA-256 of the predictor's
+    state, 32 bytes, where asked for.
+    """
+
+    position: int
+    crc: int
+    digest: bytes | None
+
+
+class _Layout:
+    """A block as the rows and streams in which it is coded."""
+
+    def __init__(self, tokens: int, streams: int) -> None:
+        self.tokens = tokens
+        self.rows = -(-tokens // streams)
+        starts = np.arange(streams, dtype=np.int64) * self.rows
+        self.lengths: I64 = np.clip(tokens - starts, 0, self.rows)
+        self.grid: U32 = np.zeros((streams, self.rows), dtype=np.uint32)
+        self.costs: U32 = np.zeros((streams, self.rows), dtype=np.uint32)
+
+    def flat(self, grid: U32) -> U32:
+        """The block's tokens, or costs, in the dataset's order."""
+        return np.ascontiguousarray(grid).reshape(-1)[: self.tokens]
+
+    def segment(self, first: int, rows: int) -> tuple[U32, I64, U32]:
+        """Tokens [T, B], lengths [B] and costs [T, B] of the rows first … first + T - 1; tokens and costs are views."""
+        part = slice(first, first + rows)
+        return self.grid.T[part], np.clip(self.lengths - first, 0, rows), self.costs.T[part]
+
+
+class _Codec:
+    """What both directions count."""
+
+    _coder: arithmetic.Encoder | arithmetic.Decoder
+
+    def __init__(self, spec: CodeSpec, predictor: Predictor | None) -> None:
+        self.spec = spec
+        self._predictor = predictor or build(spec)
+        self.position = 0
+        """Tokens coded."""
+        self.nll_units = 0
+        """Σ −log2 p so far, in units of 2^-24 bit."""
+        self.z_bits = 0
+        """Length of the code: exact once finished, before that the bits that have left the coder."""
+
+    @property
+    def steps(self) -> int:
+        """k: segments the predictor has learned from."""
+        return self._predictor.steps
+
+    def check(self, *, with_digest: bool) -> Check:
+        """Describe the block just finished; starts the next CRC."""
+        digest = self._predictor.digest() if with_digest else None
+        return Check(position=self.position, crc=self._coder.take_crc(), digest=digest)
+
+    def state_bytes(self) -> bytes:
+        """Everything needed to go on from here, between two blocks."""
+        coder = self._coder.state_bytes()
+        return _STATE.pack(self.position, self.nll_units, self.z_bits, len(coder)) + coder + self._predictor.state_bytes()
+
+    def restore(self, data: bytes) -> None:
+        """Go back to `state_bytes` of the same spec and direction. Raises `StateError`."""
+        if len(data) < _STATE.size:
+            raise StateError("it is too short for a codec")
+        position, nll_units, z_bits, size = _STATE.unpack_from(data)
+        before = self._predictor.state_bytes()
+        self._predictor.restore(data[_STATE.size + size :])
+        try:
+            self._coder.restore(data[_STATE.size : _STATE.size + size])
+        except StateError:
+            self._predictor.restore(before)
+            raise
+        self.position, self.nll_units, self.z_bits = position, nll_units, z_bits
+
+
+class Encoder(_Codec):
+    """Tokens to code bits."""
+
+    _coder: arithmetic.Encoder
+
+    def __init__(self, spec: CodeSpec, predictor: Predictor | None = None) -> None:
+        super().__init__(spec, predictor)
+        self._coder = arithmetic.Encoder()
+        self.costs: U32 = np.zeros(0, dtype=np.uint32)
+        """Costs of the last complete block's tokens, in units of 2^-24 bit."""
+
+    def encode_block(self, tokens: Tokens) -> Iterator[Segment]:
+        """Code one block, segment by segment; drain between them as you like. Raises `VocabularyError` before it starts."""
+        check_range(tokens, self.spec.vocabulary, position=self.position)
+        layout = _Layout(len(tokens), self.spec.streams)
+        layout.grid.reshape(-1)[: len(tokens)] = tokens
+        for first in range(0, layout.rows, self.spec.segment_tokens):
+            rows = min(self.spec.segment_tokens, layout.rows - first)
+            part, lengths, costs = layout.segment(first, rows)
+            self._coder.reserve(rows * self._predictor.max_decisions)
+            self._predictor.code(part, lengths, 0, self._coder, costs)
+            units = int(costs.sum(dtype=np.uint64))
+            coded = int(lengths.sum())
+            self.position += coded
+            self.nll_units += units
+            self.z_bits = 8 * self._coder.emitted_bytes
+            yield Segment(tokens=coded, cost_units=units)
+        self.costs = layout.flat(layout.costs)
+
+    def drain(self) -> bytes:
+        """The code bytes that are settled, each given out once."""
+        return self._coder.drain()
+
+    def finish(self) -> int:
+        """End the code; the rest is to be drained. Returns its length in bits."""
+        self.z_bits = self._coder.finish()
+        return self.z_bits
+
+
+class Decoder(_Codec):
+    """Code bits to tokens, as they arrive."""
+
+    _coder: arithmetic.Decoder
+
+    def __init__(self, spec: CodeSpec, predictor: Predictor | None = None) -> None:
+        super().__init__(spec, predictor)
+        self._coder = arithmetic.Decoder()
+        self._layout: _Layout | None = None
+        self._row = 0
+
+    def feed(self, data: bytes) -> None:
+        """Add code bytes."""
+        self._coder.feed(data)
+        self.z_bits += 8 * len(data)
+
+    def close(self, z_bits: int) -> None:
+        """No more bytes will come: the code is `z_bits` long."""
+        self._coder.close()
+        self.z_bits = z_bits
+
+    def begin_block(self, tokens: int) -> None:
+        """Expect a block of this many tokens, at least one."""
+        self._layout = _Layout(tokens, self.spec.streams)
+        self._row = 0
+
+    @property
+    def block_done(self) -> bool:
+        """Whether the open block is complete."""
+        return self._layout is not None and self._row == self._layout.rows
+
+    @property
+    def in_block(self) -> bool:
+        """Whether a block is open, complete or not."""
+        return self._layout is not None
+
+    def decode(self) -> int:
+        """Decode at most one segment of the open block; returns the tokens gained, 0 if input is lacking or the block done.
+
+        Raises `CorruptCodeError` where the code is damaged so that the coder itself notices.
+        """
+        layout = self._layout
+        if layout is None or self._row == layout.rows:
+            return 0
+        size = self.spec.segment_tokens
+        first = self._row - self._row % size
+        rows = min(size, layout.rows - first)
+        part, lengths, costs = layout.segment(first, rows)
+        start = self._row - first
+        end = self._predictor.code(part, lengths, start, self._coder, costs)
+        self._row = first + end
+        gained = int((np.minimum(lengths, end) - np.minimum(lengths, start)).sum())
+        self.position += gained
+        self.nll_units += int(costs[start:end].sum(dtype=np.uint64))
+        self._coder.check(self.position)
+        return gained
+
+    def open_tokens(self) -> Tokens:
+        """Tokens of the open block decoded so far; only for one stream are they a prefix of the dataset's order."""
+        if self._layout is None:
+            return np.zeros(0, dtype=np.uint32)
+        return self._layout.flat(self._layout.grid)[: self._row] if self.spec.streams == 1 else np.zeros(0, np.uint32)
+
+    def take_block(self) -> tuple[Tokens, U32]:
+        """The complete block's tokens and their costs, uint32 [L] each; the block is closed."""
+        layout = self._layout
+        if layout is None or self._row != layout.rows:
+            raise RuntimeError("the block is not complete")
+        self._layout = None
+        return layout.flat(layout.grid), layout.flat(layout.costs)

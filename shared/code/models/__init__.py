@@ -1,0 +1,58 @@
+"""The registry: presets by name, and the predictor of a spec. Models are imported when they are built, not before."""
+
+from dataclasses import dataclass
+
+from shared.code.errors import UnknownPresetError
+from shared.code.models.base import Predictor
+from shared.code.spec import (
+    BytesVocabulary,
+    CodeSpec,
+    FrequencyModel,
+    Model,
+    NgramModel,
+    UniformModel,
+    Vocabulary,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A model with a name that people can type, and what it is in one line."""
+
+    name: str
+    summary: str
+    model: Model
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(name="uniform", summary="p = 1/m: the baseline S_0", model=UniformModel()),
+        Preset(name="frequency", summary="adaptive counts of order 0 (Krichevsky-Trofimov)", model=FrequencyModel()),
+        Preset(name="ngram", summary="contexts of 0 to 5 tokens, hashed, mixed and learned online", model=NgramModel()),
+    )
+}
+
+
+def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
+    """The spec of a preset over a vocabulary (octets if none is given). Raises `UnknownPresetError`."""
+    if name not in PRESETS:
+        raise UnknownPresetError(name, tuple(PRESETS))
+    return CodeSpec(vocabulary=vocabulary or BytesVocabulary(), model=PRESETS[name].model)
+
+
+def build(spec: CodeSpec) -> Predictor:
+    """A fresh predictor, p^(0)."""
+    match spec.model:
+        case UniformModel():
+            from shared.code.models.uniform import Uniform
+
+            return Uniform(spec.vocabulary_size)
+        case FrequencyModel():
+            from shared.code.models.frequency import Frequency
+
+            return Frequency(spec.vocabulary_size)
+        case NgramModel(order=order, table_bits=table_bits):
+            from shared.code.models.ngram import Ngram
+
+            return Ngram(spec.vocabulary_size, order, table_bits)

@@ -120,7 +120,8 @@ class RefusedError(ChannelError):
 class DivergedError(ChannelError):
     """The check of a block does not hold: the sides computed different f, or z was damaged on its way.
 
-    The tokens first … last - 1 cannot be trusted; all before them are agreed. The fingerprints say what computed f on either side.
+    The tokens first … last - 1 cannot be trusted; all before them are agreed. The fingerprints say what computed f at
+    either side.
     """
 
     def __init__(self, first: int, last: int, ours: str, theirs: str) -> None:

@@ -259,7 +259,7 @@ class Cancel(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Error(Message):
-    """This side cannot go on."""
+    """A side cannot go on."""
 
     number: ClassVar = 12
     summary: ClassVar = "either side cannot go on: problem, reason"

@@ -1,1 +1,1 @@
-"""What both services need around f and the channel: transfer, store, settings, errors, events, metrics."""
+"""What both services stand on: processes, files, sockets and HTTP. It knows f and the channel, and neither Alice nor Bob."""

@@ -1,0 +1,77 @@
+"""Where compiled kernels are kept, which sources f has, and what computes it on this machine.
+
+`prepare_kernel_cache` must run before numba is imported: it points numba at a directory named after the digest of f's
+sources, so that a changed source is never run from an old cache, and a read-only installation compiles once.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import shared.code
+
+PACKAGE = "shared.code"
+
+
+@cache
+def code_sources() -> dict[str, bytes]:
+    """Module name to source text, for every module of f."""
+    root = Path(shared.code.__file__).parent
+    out = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join([PACKAGE, *parts]).removesuffix(".__init__")
+        out[name] = path.read_bytes()
+    return out
+
+
+@cache
+def sources_digest() -> str:
+    """SHA-256 over f's sources, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, text in code_sources().items():
+        digest.update(f"{name} {len(text)}\n".encode())
+        digest.update(text)
+    return digest.hexdigest()[:16]
+
+
+def default_cache_directory() -> Path:
+    """`$XDG_CACHE_HOME/codelength`, or its usual place."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "codelength"
+
+
+def prepare_kernel_cache(directory: Path | None = None) -> Path:
+    """Point numba at `directory`/<digest of f's sources>; returns that directory."""
+    configured = os.environ.get("CODELENGTH_CACHE_DIRECTORY")
+    root = directory or (Path(configured) if configured else default_cache_directory())
+    place = root / "numba" / sources_digest()
+    place.mkdir(parents=True, exist_ok=True)
+    os.environ["NUMBA_CACHE_DIR"] = str(place)
+    return place
+
+
+def package_version() -> str:
+    """The version of codelength that runs."""
+    try:
+        return version("codelength")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+@cache
+def runtime_fingerprint() -> str:
+    """What computes f here, in one line of JSON that two people can compare."""
+    parts = {
+        "codelength": package_version(),
+        "f": sources_digest(),
+        "machine": platform.machine(),
+        "numba": version("numba"),
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+    }
+    return json.dumps(parts, sort_keys=True, separators=(",", ":"))

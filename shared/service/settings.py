@@ -1,0 +1,49 @@
+"""What can be configured, by environment variables that begin with CODELENGTH_, and the limits that hold unless changed."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.service.kernels import default_cache_directory
+
+
+def _default_state_directory() -> Path:
+    root = os.environ.get("XDG_STATE_HOME")
+    return (Path(root) if root else Path.home() / ".local" / "state") / "codelength"
+
+
+class Settings(BaseSettings):
+    """Settings of one service. A token, where set, is asked of every caller and shown to Bob by Alice."""
+
+    model_config = SettingsConfigDict(env_prefix="CODELENGTH_", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, description="8001 for Alice and 8002 for Bob unless set")
+    listen_fd: int | None = Field(default=None, description="an inherited listening socket, instead of host and port")
+    state_directory: Path = Field(default_factory=_default_state_directory)
+    cache_directory: Path = Field(default_factory=default_cache_directory)
+    bob_url: str = Field(default="ws://127.0.0.1:8002", pattern=r"^wss?://[^/]+$")
+    token: SecretStr | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_authority: Path | None = Field(
+        default=None, description="whom Alice trusts to vouch for Bob, instead of the system's list"
+    )
+
+    max_upload_bytes: int = Field(default=1 << 30, ge=1)
+    max_tokens: int = Field(default=1 << 30, ge=1)
+    max_model_bytes: int = Field(default=1 << 30, ge=1)
+    max_concurrent: int = Field(default=2, ge=1, description="transmissions coded at once; one worker process each")
+    max_queued: int = Field(default=64, ge=1)
+    max_stored_bytes: int = Field(default=20 << 30, ge=1)
+    connect_timeout_seconds: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            msg = "CODELENGTH_TLS_CERTIFICATE and CODELENGTH_TLS_KEY come together"
+            raise ValueError(msg)
+        return self

@@ -123,7 +123,8 @@ class FrameMeter:
             return view[len(view) :]
         used = end + 4 - before
         self.ledger.handshake_bytes += used
-        self._upgraded = self._client or self._head.startswith(b"HTTP/1.1 101")
+        head = bytes(self._head[: end + 4]).lower()
+        self._upgraded = b"\r\nupgrade: websocket\r\n" in head if self._client else head.startswith(b"http/1.1 101")
         self._head.clear()
         return view[used:]
 

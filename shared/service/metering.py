@@ -1,4 +1,4 @@
-"""Counting at the socket: transports that count what passes them, for websockets' client and for uvicorn, and what the kernel says.
+"""Counting at the socket: transports that count what passes them, for websockets and for uvicorn, and what the kernel says.
 
 A `ConnectionMeter` belongs to one TCP connection. It becomes final once the connection has closed and the kernel has
 acknowledged all: only then do its figures stand. TCP_INFO counts SYN and FIN as one byte each in bytes_acked, and FIN in
@@ -207,7 +207,7 @@ class MeteredWebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def _metered_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SCOPE_KEY] = self.transport.meter  # type: ignore[attr-defined]
-        await self._inner_app(scope, receive, send)  # type: ignore[arg-type]
+        await self._inner_app(scope, receive, send)
 
     def data_received(self, data: bytes) -> None:
         """Count and pass on; the first call is the request, which the HTTP protocol has counted."""

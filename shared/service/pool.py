@@ -1,0 +1,181 @@
+"""A pool of worker processes, as the event loop sees it: warmed at the start, one job each, replaced when lost."""
+
+import asyncio
+import logging
+import os
+import pickle
+import struct
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from shared.channel.messages import Message
+from shared.service.errors import StorageFullError, WorkerLostError
+from shared.service.kernels import prepare_kernel_cache
+from shared.service.settings import Settings
+from shared.service.worker import DecodeJob, EncodeJob, Input, Output, Ready
+
+logger = logging.getLogger("codelength.pool")
+
+_LENGTH: Final = struct.Struct("<I")
+_ABORT_SECONDS: Final = 10.0
+
+
+class Worker:
+    """One process. `run` starts a job, `tell` gives it inputs, `outputs` is what it says until it has finished."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._busy = False
+
+    @classmethod
+    async def start(cls, environment: dict[str, str]) -> "Worker":
+        """A process that is warm. Raises `WorkerLostError` if it does not come up."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "shared.service.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the service, which then stops its workers
+        )
+        worker = cls(process)
+        if not isinstance(await worker._receive(), Ready):
+            raise WorkerLostError("a worker process did not start as it should")
+        return worker
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs and is between two jobs or in one."""
+        return self._process.returncode is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job has been started and has not finished."""
+        return self._busy
+
+    async def run(self, job: EncodeJob | DecodeJob) -> None:
+        """Start a job."""
+        self._busy = True
+        await self._send(job)
+
+    async def tell(
+        self,
+        *,
+        messages: tuple[Message, ...] = (),
+        durable_bytes: int | None = None,
+        paused: bool | None = None,
+        abort: bool = False,
+    ) -> None:
+        """Give the job an input; waits while the worker has more to do than it can take."""
+        await self._send(Input(messages=messages, durable_bytes=durable_bytes, paused=paused, abort=abort))
+
+    async def outputs(self) -> AsyncIterator[Output]:
+        """What the job says. Raises its error, or `WorkerLostError`."""
+        while True:
+            output: Output = await self._receive()
+            self._busy = self._busy and not output.finished
+            if output.error is not None:
+                raise output.error
+            if output.failure is not None:
+                raise StorageFullError(f"the worker could not write: {output.failure}")
+            yield output
+            if output.finished:
+                return
+
+    async def abort(self) -> None:
+        """Stop the job; the process is killed if it does not obey."""
+        if not self._busy:
+            return
+        try:
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await self.tell(abort=True)
+                while self._busy:
+                    output = await self._receive()
+                    self._busy = not output.finished
+        except (TimeoutError, WorkerLostError):
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End the process at once."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> None:
+        """Let the process end by itself, for a moment."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            async with asyncio.timeout(2):
+                await self._process.wait()
+        except TimeoutError:
+            await self.kill()
+
+    async def _send(self, value: Any) -> None:
+        data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(_LENGTH.pack(len(data)) + data)
+            await self._process.stdin.drain()
+        except (ConnectionError, RuntimeError) as error:
+            raise WorkerLostError("the worker process is gone") from error
+
+    async def _receive(self) -> Any:
+        assert self._process.stdout is not None
+        try:
+            (length,) = _LENGTH.unpack(await self._process.stdout.readexactly(_LENGTH.size))
+            return pickle.loads(await self._process.stdout.readexactly(length))  # noqa: S301 - our own child
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise WorkerLostError("the worker process is gone") from error
+
+
+class WorkerPool:
+    """As many workers as transmissions may run at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._size = settings.max_concurrent
+        cache = prepare_kernel_cache(settings.cache_directory)
+        self._environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._all: set[Worker] = set()
+        self._started = 0
+
+    @property
+    def warm(self) -> bool:
+        """Whether every worker has come up."""
+        return self._started >= self._size
+
+    async def start(self) -> None:
+        """Start all workers, the first alone so that it fills the kernel cache."""
+        for _ in range(self._size):
+            self._idle.put_nowait(await self._new())
+            self._started += 1
+
+    async def stop(self) -> None:
+        """End all workers."""
+        await asyncio.gather(*(worker.stop() for worker in self._all))
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[Worker]:
+        """An idle worker, waiting for one if need be. Its job is aborted on the way out if it still runs."""
+        worker = await self._idle.get()
+        try:
+            if not worker.alive:
+                self._all.discard(worker)
+                worker = await self._new()
+            yield worker
+        finally:
+            # Shielded: a cancelled transmission must give its worker back.
+            await asyncio.shield(self._give_back(worker))
+
+    async def _give_back(self, worker: Worker) -> None:
+        await worker.abort()
+        self._idle.put_nowait(worker)
+
+    async def _new(self) -> Worker:
+        worker = await Worker.start(self._environment)
+        self._all.add(worker)
+        return worker

@@ -1,0 +1,376 @@
+"""The worker process: model work away from the event loop. `python -m shared.service.worker`, spoken to by `pool`.
+
+Jobs and their inputs come as length-prefixed pickles on standard input, outputs go the same way on standard output: both ends are
+ours, nothing from the network is ever unpickled. One job at a time. It begins by compiling, or loading, every preset.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import resource
+import select
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+
+from shared.channel.messages import Ack, Data, Message
+from shared.channel.protocol import WINDOW_BYTES
+from shared.code.arithmetic import COST_UNITS_PER_BIT
+from shared.code.errors import CodelengthError
+from shared.code.models import PRESETS, preset
+from shared.code.spec import CodeSpec, IdsVocabulary
+from shared.code.vocabulary import Tokens, from_tokens, to_tokens, token_width
+from shared.service.coding import TransmissionDecoder, TransmissionEncoder
+
+_LENGTH: Final = struct.Struct("<I")
+_BATCH_BYTES: Final = 1 << 15
+_PROGRESS_SECONDS: Final = 0.1
+_DURABLE_BYTES: Final = 1 << 18
+_DURABLE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeJob:
+    """Read canonical bytes at `path`, give messages. tokens: n. sha256: D's identity."""
+
+    spec: bytes
+    path: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeJob:
+    """Take messages, write to `directory`: z, costs, blocks.jsonl and reconstruction."""
+
+    spec: bytes
+    directory: str
+    max_tokens: int
+    ours: str
+    theirs: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """What a running job is told: messages from the peer, z made durable there, or to stop, wait, or go on."""
+
+    messages: tuple[Message, ...] = ()
+    durable_bytes: int | None = None
+    paused: bool | None = None
+    abort: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a job stands. nll_bits: Σ −log2 p so far. seconds: of coding. peak_memory_bytes: of this process in this job."""
+
+    tokens: int
+    steps: int
+    nll_bits: float
+    z_bits: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What a job tells: messages for the peer, progress, and at its end the identity of the data, or what went wrong."""
+
+    messages: tuple[Message, ...] = ()
+    progress: Progress | None = None
+    finished: bool = False
+    sha256: str | None = None
+    error: CodelengthError | None = None
+    failure: str | None = None
+
+
+class Ready:
+    """The first thing a worker says, once it is warm."""
+
+
+class Aborted(Exception):  # noqa: N818 - not an error
+    """The job was told to stop."""
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory since `reset_peak_memory`, or since the start where the system cannot reset."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak_memory() -> None:
+    """Begin a new measurement, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+class Pipe:
+    """Pickles over a pair of file descriptors. Raises `EOFError` when the other end is gone."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._buffer = bytearray()
+
+    def send(self, value: Any) -> None:
+        """Write one object."""
+        data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        view = memoryview(_LENGTH.pack(len(data)) + data)
+        while view:
+            view = view[os.write(self._write_fd, view) :]
+
+    def receive(self, timeout_seconds: float | None) -> Any:
+        """One object; None when there is none within the timeout (None: wait)."""
+        while True:
+            if len(self._buffer) >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(self._buffer)
+                if len(self._buffer) >= _LENGTH.size + length:
+                    data = bytes(self._buffer[_LENGTH.size : _LENGTH.size + length])
+                    del self._buffer[: _LENGTH.size + length]
+                    return pickle.loads(data)  # noqa: S301 - from our own parent process
+            readable, _, _ = select.select([self._read_fd], [], [], timeout_seconds)
+            if not readable:
+                return None
+            data = os.read(self._read_fd, 1 << 18)
+            if not data:
+                raise EOFError
+            self._buffer += data
+
+
+@dataclass(slots=True)
+class _Reporter:
+    """Batches what a job says, and adds progress now and then."""
+
+    pipe: Pipe
+    codec: TransmissionEncoder | TransmissionDecoder
+    said_at: float = field(default_factory=time.monotonic)
+    messages: list[Message] = field(default_factory=list)
+    size: int = 0
+
+    def progress(self) -> Progress:
+        coder = self.codec.encoder if isinstance(self.codec, TransmissionEncoder) else self.codec.decoder
+        return Progress(
+            tokens=coder.position,
+            steps=coder.steps,
+            nll_bits=coder.nll_units / COST_UNITS_PER_BIT,
+            z_bits=coder.z_bits,
+            seconds=self.codec.seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+    def add(self, message: Message) -> None:
+        self.messages.append(message)
+        self.size += len(message.z) if isinstance(message, Data) else 64
+        if self.size >= _BATCH_BYTES:
+            self.flush()
+
+    def tick(self) -> None:
+        if time.monotonic() - self.said_at >= _PROGRESS_SECONDS:
+            self.flush()
+
+    def flush(self, **last: Any) -> None:
+        now = time.monotonic()
+        progress = self.progress() if last or now - self.said_at >= _PROGRESS_SECONDS else None
+        if progress:
+            self.said_at = now
+        if progress or self.messages:
+            self.pipe.send(Output(messages=tuple(self.messages), progress=progress, **last))
+        self.messages.clear()
+        self.size = 0
+
+
+def read_blocks(path: Path, spec: CodeSpec) -> Iterator[Tokens]:
+    """The dataset at `path` in blocks of tokens; the last may be shorter. Memory is that of one block."""
+    size = spec.block_tokens * token_width(spec.vocabulary)
+    position = 0
+    with path.open("rb") as file:
+        while data := file.read(size):
+            yield to_tokens(data, spec.vocabulary, position=position)
+            position += spec.block_tokens
+
+
+def encode(job: EncodeJob, pipe: Pipe) -> None:
+    """Run an encode job; never more than the credit window ahead of what the peer made durable."""
+    spec = CodeSpec.parse(job.spec)
+    transmission = TransmissionEncoder(spec, read_blocks(Path(job.path), spec), tokens=job.tokens, sha256=job.sha256)
+    reporter = _Reporter(pipe, transmission)
+    sent, durable, paused = 0, 0, False
+
+    def listen(timeout_seconds: float | None) -> None:
+        nonlocal durable, paused
+        told = pipe.receive(timeout_seconds)
+        if told is None:
+            return
+        if told.abort:
+            raise Aborted
+        durable = durable if told.durable_bytes is None else told.durable_bytes
+        paused = paused if told.paused is None else told.paused
+
+    for message in transmission.messages():
+        if message is None:
+            listen(0)
+            reporter.tick()
+            while paused:
+                reporter.flush()
+                listen(None)
+            continue
+        if isinstance(message, Data):
+            while sent + len(message.z) - durable > WINDOW_BYTES:
+                reporter.flush()
+                listen(None)
+            sent += len(message.z)
+        reporter.add(message)
+    reporter.flush(finished=True, sha256=job.sha256)
+
+
+class _Files:
+    """What Bob keeps while he decodes. `sync` makes all of it durable."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.z = (directory / "z").open("wb")
+        self.costs = (directory / "costs").open("wb")
+        self.blocks = (directory / "blocks.jsonl").open("wb")
+        self.reconstruction = (directory / "reconstruction.partial").open("wb")
+        self.received = 0
+        self.durable = 0
+        self._synced_at = time.monotonic()
+
+    def _all(self) -> tuple[IO[bytes], ...]:
+        return self.z, self.costs, self.blocks, self.reconstruction
+
+    def sync_due(self) -> bool:
+        late = time.monotonic() - self._synced_at >= _DURABLE_SECONDS
+        return self.received - self.durable >= (1 if late else _DURABLE_BYTES)
+
+    def sync(self) -> None:
+        for file in self._all():
+            file.flush()
+            os.fdatasync(file.fileno())
+        self.durable = self.received
+        self._synced_at = time.monotonic()
+
+    def close(self) -> None:
+        for file in self._all():
+            file.close()
+
+
+def decode(job: DecodeJob, pipe: Pipe) -> None:
+    """Run a decode job. z is acknowledged when it has come, and again when it is on disk."""
+    spec = CodeSpec.parse(job.spec)
+    transmission = TransmissionDecoder(spec, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs)
+    reporter = _Reporter(pipe, transmission)
+    files = _Files(Path(job.directory))
+    tokens_done, block_index = 0, 0
+
+    def keep(tokens: Tokens, costs: Tokens) -> None:
+        nonlocal tokens_done, block_index
+        files.reconstruction.write(from_tokens(tokens, spec.vocabulary))
+        files.costs.write(costs.astype("<u4").tobytes())
+        row = {
+            "block": block_index,
+            "first": tokens_done,
+            "tokens": len(tokens),
+            "nll_bits": int(costs.sum(dtype=np.uint64)) / COST_UNITS_PER_BIT,
+        }
+        files.blocks.write(json.dumps(row).encode() + b"\n")
+        tokens_done += len(tokens)
+        block_index += 1
+
+    def acknowledge() -> None:
+        files.sync()
+        reporter.add(Ack(received_bytes=files.received, durable_bytes=files.durable))
+
+    try:
+        while not transmission.finished:
+            told = pipe.receive(_DURABLE_SECONDS if files.received > files.durable else None)
+            if told is not None and told.abort:
+                raise Aborted
+            for message in told.messages if told is not None else ():
+                if isinstance(message, Data):
+                    files.z.write(message.z)
+                    files.received += len(message.z)
+                transmission.take(message)
+                while transmission.step() or transmission.decoder.block_done:
+                    block = transmission.take_block()
+                    if block is not None:
+                        keep(*block)
+                    elif transmission.decoder.block_done:
+                        break
+                    if files.sync_due():
+                        acknowledge()
+                    reporter.tick()
+            if files.sync_due():
+                acknowledge()
+            reporter.flush()
+        files.sync()
+    finally:
+        files.close()
+    reporter.add(Ack(received_bytes=files.received, durable_bytes=files.durable))
+    reporter.flush(finished=True, sha256=transmission.sha256)
+
+
+def warm() -> None:
+    """Compile or load what every preset needs, in both directions."""
+    for name in PRESETS:
+        spec = preset(name, IdsVocabulary(size=300))
+        tokens = np.arange(300, dtype=np.uint32)
+        encoder = TransmissionEncoder(spec, [tokens], tokens=300, sha256=_identity(tokens, spec))
+        decoder = TransmissionDecoder(spec, max_tokens=300)
+        for message in encoder.messages():
+            if message is not None:
+                decoder.take(message)
+                while decoder.step() or decoder.take_block():
+                    pass
+        if not decoder.finished:
+            raise RuntimeError(f"{name} does not decode what it encoded: f is not exact on this machine")
+
+
+def _identity(tokens: Tokens, spec: CodeSpec) -> str:
+    from shared.code.vocabulary import dataset_digest
+
+    digest = dataset_digest(spec.vocabulary)
+    digest.update(from_tokens(tokens, spec.vocabulary))
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    pipe = Pipe(os.dup(0), os.dup(1))
+    os.dup2(2, 1)  # a stray print must not look like an answer
+    sys.stdin.close()
+    warm()
+    pipe.send(Ready())
+    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+        while True:
+            job = pipe.receive(None)
+            if isinstance(job, Input):
+                continue  # meant for the job before
+            reset_peak_memory()
+            try:
+                if isinstance(job, EncodeJob):
+                    encode(job, pipe)
+                else:
+                    decode(job, pipe)
+            except Aborted:
+                pipe.send(Output(finished=True))
+            except CodelengthError as error:
+                pipe.send(Output(finished=True, error=error))
+            except OSError as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                pipe.send(Output(finished=True, failure=f"{error.strerror or error}"))
+
+
+if __name__ == "__main__":
+    main()

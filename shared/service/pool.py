@@ -28,6 +28,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._busy = False
+        self.sources: dict[str, tuple[bytes, int]] = {}
 
     @classmethod
     async def start(cls, environment: dict[str, str]) -> "Worker":
@@ -42,8 +43,10 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the service, which then stops its workers
         )
         worker = cls(process)
-        if not isinstance(await worker._receive(), Ready):
+        ready = await worker._receive()
+        if not isinstance(ready, Ready):
             raise WorkerLostError("a worker process did not start as it should")
+        worker.sources = ready.sources
         return worker
 
     @property
@@ -142,6 +145,8 @@ class WorkerPool:
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._all: set[Worker] = set()
         self._started = 0
+        self.sources: dict[str, tuple[bytes, int]] = {}
+        """Model kind to f's coded source archive and its length in bits; known once a worker is warm."""
 
     @property
     def warm(self) -> bool:
@@ -153,6 +158,7 @@ class WorkerPool:
         for _ in range(self._size):
             self._idle.put_nowait(await self._new())
             self._started += 1
+            self.sources = next(iter(self._all)).sources
 
     async def stop(self) -> None:
         """End all workers."""

@@ -25,8 +25,9 @@ from shared.channel.protocol import WINDOW_BYTES
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
+from shared.code.size import archive, compress
 from shared.code.spec import CodeSpec, IdsVocabulary
-from shared.code.vocabulary import Tokens, from_tokens, to_tokens, token_width
+from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_tokens, token_width
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
 
 _LENGTH: Final = struct.Struct("<I")
@@ -91,8 +92,11 @@ class Output:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The first thing a worker says, once it is warm."""
+    """The first thing a worker says, once it is warm. sources: model kind to f's coded source archive and its length in bits."""
+
+    sources: dict[str, tuple[bytes, int]]
 
 
 class Aborted(Exception):  # noqa: N818 - not an error
@@ -337,8 +341,6 @@ def warm() -> None:
 
 
 def _identity(tokens: Tokens, spec: CodeSpec) -> str:
-    from shared.code.vocabulary import dataset_digest
-
     digest = dataset_digest(spec.vocabulary)
     digest.update(from_tokens(tokens, spec.vocabulary))
     return digest.hexdigest()
@@ -350,7 +352,8 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print must not look like an answer
     sys.stdin.close()
     warm()
-    pipe.send(Ready())
+    sources = {spec.model.kind: compress(archive(spec, code_sources())) for spec in map(preset, PRESETS)}
+    pipe.send(Ready(sources=sources))
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             job = pipe.receive(None)

@@ -1,0 +1,189 @@
+"""What both applications have alike: problem documents for every error, the probes, and the routes that read transmissions."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from shared.channel.messages import VERSION
+from shared.code.errors import CodelengthError
+from shared.service.auth import require_token
+from shared.service.errors import MalformedRequestError, Problem, problem
+from shared.service.kernels import package_version, runtime_fingerprint, sources_digest
+from shared.service.metrics import Metrics
+from shared.service.pool import WorkerPool
+from shared.service.records import Transmission
+from shared.service.registry import Registry
+from shared.service.settings import Settings
+from shared.service.store import Store
+
+logger = logging.getLogger("codelength.app")
+
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    "default": {"model": Problem, "description": "A problem document (RFC 9457)", "content": {"application/problem+json": {}}}
+}
+Identifier = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{32}$", examples=["3f2a0c2d9c8e4b0fae2b7c4d5e6f7081"])]
+
+
+class Services:
+    """What a running application holds."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.settings = settings
+        self.store = Store(settings.state_directory / name)
+        self.registry = Registry(self.store)
+        self.pool = WorkerPool(settings)
+        self.metrics = Metrics()
+
+
+class Status(BaseModel):
+    """A probe's answer."""
+
+    status: str
+
+
+class Version(BaseModel):
+    """What runs here. `f` is the digest of f's sources: two sides with the same compute the same."""
+
+    service: str
+    version: str
+    protocol: int
+    f: str
+    runtime: str
+
+
+class TransmissionList(BaseModel):
+    """Transmissions, oldest first."""
+
+    transmissions: list[Transmission]
+
+
+def services(request: Request) -> Services:
+    """The application's services."""
+    held: Services = request.app.state.services
+    return held
+
+
+Held = Annotated[Services, Depends(services)]
+
+
+def problem_response(error: BaseException) -> JSONResponse:
+    """An error as HTTP."""
+    document = problem(error)
+    headers = {"WWW-Authenticate": "Bearer"} if document.status == 401 else None
+    return JSONResponse(document.model_dump(), document.status, headers, media_type="application/problem+json")
+
+
+def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Services], None] | None = None) -> FastAPI:
+    """An application with probes, errors and lifespan; the caller adds its routers."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        held = Services(settings, name)
+        app.state.services = held
+        warming = asyncio.get_running_loop().create_task(held.pool.start())
+        try:
+            yield
+        finally:
+            if on_stop is not None:
+                on_stop(held)
+            await held.registry.stop()
+            warming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, CodelengthError):
+                await warming
+            await held.pool.stop()
+            held.store.close()
+
+    app = FastAPI(title=f"codelength: {name}", summary=summary, version=package_version(), lifespan=lifespan)
+    app.state.settings = settings
+
+    @app.exception_handler(CodelengthError)
+    async def _ours(_: Request, error: CodelengthError) -> JSONResponse:
+        return problem_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return problem_response(MalformedRequestError(f"{place}: {first['msg']}"))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def _http(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
+        document = Problem(
+            type=f"urn:codelength:problem:{slug}", title=str(error.detail), status=error.status_code, detail=str(error.detail)
+        )
+        return JSONResponse(document.model_dump(), error.status_code, error.headers, media_type="application/problem+json")
+
+    @app.exception_handler(Exception)
+    async def _internal(_: Request, error: Exception) -> JSONResponse:
+        return problem_response(error)
+
+    @app.get("/healthz", tags=["service"])
+    async def healthz() -> Status:
+        """Whether the process answers."""
+        return Status(status="ok")
+
+    @app.get("/readyz", tags=["service"], responses={503: {"model": Status}})
+    async def readyz(request: Request, response: Response) -> Status:
+        """Whether the workers are warm, so that a transmission would start at once."""
+        warm = services(request).pool.warm
+        response.status_code = 200 if warm else 503
+        return Status(status="ready" if warm else "warming up")
+
+    @app.get("/version", tags=["service"])
+    async def version() -> Version:
+        """What runs here."""
+        return Version(
+            service=name, version=package_version(), protocol=VERSION, f=sources_digest(), runtime=runtime_fingerprint()
+        )
+
+    @app.get("/metrics", tags=["service"], dependencies=[Depends(require_token)])
+    async def metrics(held: Held) -> Response:
+        """Counters, for Prometheus."""
+        held.metrics.unfinished.set(held.registry.unfinished)
+        return Response(held.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+def reading_routes() -> APIRouter:
+    """The routes that tell of transmissions, the same at both services."""
+    router = APIRouter(tags=["transmissions"], dependencies=[Depends(require_token)], responses=PROBLEMS)
+
+    @router.get("/transmissions")
+    async def list_transmissions(held: Held) -> TransmissionList:
+        """All transmissions, oldest first."""
+        return TransmissionList(transmissions=held.registry.all())
+
+    @router.get("/transmissions/{identifier}")
+    async def get_transmission(held: Held, identifier: Identifier) -> Transmission:
+        """One transmission as it is now."""
+        return held.registry.get(identifier)
+
+    @router.delete("/transmissions/{identifier}", status_code=204)
+    async def delete_transmission(held: Held, identifier: Identifier) -> None:
+        """Forget the record and what belongs to it alone. One that is under way must be cancelled first."""
+        held.registry.delete(identifier)
+
+    async def known(held: Held, identifier: Identifier) -> str:
+        held.registry.get(identifier)  # an unknown id must be a 404, not an empty stream
+        return identifier
+
+    @router.get("/transmissions/{identifier}/events", response_class=EventSourceResponse)
+    async def events(held: Held, identifier: Annotated[str, Depends(known)]) -> AsyncIterable[ServerSentEvent]:
+        """The record whenever it changes, as server-sent events named `transmission`; ends when it is settled."""
+        async for record in held.registry.follow(identifier):
+            yield ServerSentEvent(event="transmission", data=record.model_dump(mode="json"))
+
+    return router

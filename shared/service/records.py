@@ -1,0 +1,176 @@
+"""What the services tell about datasets, codes and transmissions: the JSON of every interface, in one place."""
+
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.channel.ledger import DirectionLedger, Measure
+from shared.code.models import PRESETS, preset
+from shared.code.size import FBits
+from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, Vocabulary
+
+State = Literal["queued", "running", "paused", "interrupted", "verified", "failed", "cancelled"]
+FINAL_STATES: Final = ("interrupted", "verified", "failed", "cancelled")
+
+
+def now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
+
+
+class Dataset(BaseModel):
+    """A dataset D. `id` is its identity, the SHA-256; `bytes` the length of its canonical form; m is `vocabulary_size`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9",
+                    "sha256": "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9",
+                    "vocabulary": "bytes",
+                    "vocabulary_size": 256,
+                    "tokens": 11,
+                    "bytes": 11,
+                    "media_type": "application/octet-stream",
+                    "name": "hello.txt",
+                    "created_at": "2026-01-01T12:00:00Z",
+                }
+            ]
+        }
+    )
+
+    id: str
+    sha256: str
+    vocabulary: Literal["bytes", "ids"]
+    vocabulary_size: int
+    tokens: int | None
+    bytes: int | None
+    media_type: str
+    name: str
+    created_at: datetime = Field(default_factory=now)
+
+    def as_vocabulary(self) -> Vocabulary:
+        """The vocabulary, as a spec has it."""
+        return BytesVocabulary() if self.vocabulary == "bytes" else IdsVocabulary(size=self.vocabulary_size)
+
+
+class CodeReference(BaseModel):
+    """A code f: the preset's name, the digest of the spec's canonical bytes, and the spec."""
+
+    name: str
+    digest: str
+    spec: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str, spec: CodeSpec) -> "CodeReference":
+        """The reference to a spec."""
+        return cls(name=name, digest=spec.digest(), spec=spec.model_dump(mode="json"))
+
+
+class FBitsRecord(BaseModel):
+    """|f| in bits, and its parts."""
+
+    spec: int
+    source: int
+    assets: int
+    total: int
+
+    @classmethod
+    def of(cls, bits: FBits) -> "FBitsRecord":
+        """The record of a measured |f|."""
+        return cls(spec=bits.spec, source=bits.source, assets=bits.assets, total=bits.total)
+
+
+class Reconstruction(BaseModel):
+    """What Bob holds, and whether it is D."""
+
+    sha256: str | None = None
+    verified: bool = False
+
+
+class Transmission(BaseModel):
+    """One transmission as one side sees it. Bits are exact sums; rates are null where they are undefined.
+
+    steps: k. nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
+    """
+
+    id: str
+    state: State = "queued"
+    dataset: Dataset
+    code: CodeReference
+    send_f: bool = False
+    steps: int = 0
+    tokens_done: int = 0
+    f_bits: FBitsRecord
+    nll_bits: float = 0.0
+    z_bits: int = 0
+    s0_bits: float | None = None
+    sk_bits: float | None = None
+    compression_rate: float | None = None
+    compression_rate_net_of_f: float | None = None
+    bits_per_token: float | None = None
+    bits_per_byte: float | None = None
+    wire: dict[str, Any] = Field(default_factory=lambda: wire([], final=False))
+    seconds: dict[str, float] = Field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    reconstruction: Reconstruction = Field(default_factory=Reconstruction)
+    error: dict[str, Any] | None = None
+    created_at: datetime = Field(default_factory=now)
+    finished_at: datetime | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether neither state nor ledger will change any more."""
+        return self.state in FINAL_STATES and bool(self.wire["final"])
+
+    def measure(self) -> None:
+        """Fill in the derived figures, over the tokens coded so far."""
+        tokens = self.tokens_done
+        width = 1 if self.dataset.vocabulary_size <= 1 << 8 else 2 if self.dataset.vocabulary_size <= 1 << 16 else 4
+        figures = Measure(
+            f_bits=self.f_bits.total,
+            tokens=tokens,
+            vocabulary_size=self.dataset.vocabulary_size,
+            nll_bits=self.nll_bits,
+            dataset_bytes=tokens * width,
+        )
+        for name, value in figures.as_dict().items():
+            setattr(self, name, value)
+
+
+class Code(BaseModel):
+    """A preset: its spec over octets, and |f|."""
+
+    name: str
+    digest: str
+    spec: dict[str, Any]
+    f_bits: FBitsRecord
+    summary: str
+
+
+def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]]) -> FBits:
+    """|f| of a spec whose source archive has been coded."""
+    return FBits(spec=8 * len(spec.canonical_bytes()), source=sources[spec.model.kind][1], assets=0)
+
+
+def codes(sources: dict[str, tuple[bytes, int]]) -> list[Code]:
+    """All presets."""
+    out = []
+    for name, entry in PRESETS.items():
+        spec = preset(name)
+        reference = CodeReference.of(name, spec)
+        f_bits = FBitsRecord.of(measured_f(spec, sources))
+        out.append(Code(**reference.model_dump(), f_bits=f_bits, summary=entry.summary))
+    return out
+
+
+def wire(connections: list[dict[str, Any]], *, final: bool) -> dict[str, Any]:
+    """The ledger of one side: every connection, and their sums."""
+    totals = {}
+    for direction in ("sent", "received"):
+        total = DirectionLedger(retransmitted_bytes=0, tcp_info_bytes=0)
+        for connection in connections:
+            total.add(DirectionLedger(**connection[direction]))
+        totals[direction] = total.as_dict()
+    return {**totals, "connections": connections, "final": final}

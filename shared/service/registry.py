@@ -1,0 +1,89 @@
+"""The transmissions of one service while it runs: live records, who waits for their changes, and the tasks that move them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final
+
+from shared.service.errors import ConflictError
+from shared.service.records import Transmission
+from shared.service.store import Store
+
+_SAVE_SECONDS: Final = 1.0
+
+
+class Registry:
+    """Live records, by id. What is settled lives in the store alone."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._live: dict[str, Transmission] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+        self._saved_at: dict[str, float] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def add(self, transmission: Transmission) -> None:
+        """Begin to follow a transmission."""
+        self._live[transmission.id] = transmission
+        self._changed[transmission.id] = asyncio.Event()
+        self.store.put_transmission(transmission)
+
+    def get(self, identifier: str) -> Transmission:
+        """The record as it is now. Raises `NotFoundError`."""
+        return self._live.get(identifier) or self.store.transmission(identifier)
+
+    def all(self) -> list[Transmission]:
+        """Every record, oldest first."""
+        return [self._live.get(item.id, item) for item in self.store.transmissions()]
+
+    @property
+    def unfinished(self) -> int:
+        """Transmissions that are not settled."""
+        return len(self._live)
+
+    def changed(self, transmission: Transmission, *, save: bool = False) -> None:
+        """Tell everybody who waits; progress is saved once a second, what `save` says at once."""
+        now = asyncio.get_running_loop().time()
+        if save or transmission.settled or now - self._saved_at.get(transmission.id, 0) >= _SAVE_SECONDS:
+            self._saved_at[transmission.id] = now
+            self.store.put_transmission(transmission)
+        event = self._changed.get(transmission.id)
+        if event is not None:
+            self._changed[transmission.id] = asyncio.Event()
+            event.set()
+        if transmission.settled:
+            for known in (self._live, self._changed, self._saved_at):
+                known.pop(transmission.id, None)
+
+    async def follow(self, identifier: str) -> AsyncIterator[Transmission]:
+        """The record now and after every change, until it is settled. Raises `NotFoundError`."""
+        record = self.get(identifier)
+        while True:
+            event = self._changed.get(identifier)
+            yield record
+            if event is None or record.settled:
+                return
+            await event.wait()
+
+    def delete(self, identifier: str) -> None:
+        """Forget a transmission. Raises `NotFoundError`, or `ConflictError` while it is under way."""
+        if identifier in self._live:
+            raise ConflictError(f"transmission {identifier} is {self._live[identifier].state}; cancel it first")
+        self.store.delete_transmission(identifier)
+
+    def start(self, identifier: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run a transmission's work as a task."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[identifier] = task
+        task.add_done_callback(lambda _: self._tasks.pop(identifier, None))
+
+    def cancel_task(self, identifier: str) -> None:
+        """Stop a transmission's work; the work says what becomes of the record."""
+        if identifier in self._tasks:
+            self._tasks[identifier].cancel()
+
+    async def stop(self) -> None:
+        """Stop all work and wait until it has ended."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,193 @@
+"""One conversation over one websocket: a `Channel` and a link, a reader and a pump side by side, and how it ends.
+
+What Alice and Bob do differently is theirs; what both need is here: saying messages, hearing them, running both directions
+at once, and turning an exception into a last word to the peer and a state of the record.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from shared.channel.errors import CancelledTransmissionError, PeerFailedError, PeerLostError, RefusedError, RemoteProtocolError
+from shared.channel.messages import MAX_TEXT_BYTES, Cancel, Error, Message, Refuse
+from shared.channel.protocol import Channel
+from shared.channel.states import Role, State
+from shared.code.errors import CodelengthError
+from shared.service import records
+from shared.service.errors import close_code_of, problem, problem_fields, slug_of
+from shared.service.metering import ConnectionMeter
+from shared.service.records import Transmission
+from shared.service.registry import Registry
+from shared.service.worker import Progress, peak_memory_bytes
+
+logger = logging.getLogger("codelength.transfer")
+R = TypeVar("R")
+
+
+class Link(Protocol):
+    """A websocket, of a client or of a server. Methods raise `PeerLostError` once it is gone."""
+
+    meter: ConnectionMeter
+
+    async def send(self, data: bytes) -> None:
+        """Send one binary message."""
+
+    async def receive(self) -> bytes | None:
+        """The next binary message, None at the end."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close, if it is still open."""
+
+
+class Conversation:
+    """A channel over a link."""
+
+    def __init__(self, role: Role, link: Link) -> None:
+        self.channel = Channel(role)
+        self.link = link
+
+    async def say(self, *messages: Message) -> None:
+        """Send messages; waits while the peer takes nothing."""
+        for message in messages:
+            self.channel.send(message)
+        data = self.channel.data_to_send()
+        if data:
+            self._count()
+            await self.link.send(data)
+
+    async def hear(self) -> AsyncIterator[Message]:
+        """The peer's messages until the conversation has closed.
+
+        Raises `CancelledTransmissionError`, `RefusedError` or `PeerFailedError` where the peer says so, `PeerLostError`, or a
+        `RemoteProtocolError`.
+        """
+        while self.channel.state is not State.CLOSED:
+            data = await self.link.receive()
+            if data is None:
+                self.channel.receive_eof()
+                return
+            self.channel.receive_data(data)
+            for message in self.channel.events():
+                self._count()
+                match message:
+                    case Cancel(reason=reason):
+                        raise CancelledTransmissionError(reason)
+                    case Refuse(problem=slug, reason=reason):
+                        raise RefusedError(slug, reason)
+                    case Error(problem=slug, reason=reason):
+                        raise PeerFailedError(slug, reason)
+                    case _:
+                        yield message
+
+    async def end(self, error: BaseException | None) -> None:
+        """Say a last word, if the peer does not know yet, and close."""
+        code, reason = (1000, "") if error is None else (close_code_of(error), slug_of(error))
+        if error is not None and not isinstance(error, (PeerLostError, PeerFailedError, RefusedError)):
+            word: Message
+            if isinstance(error, CancelledTransmissionError):
+                word = Cancel(reason=clip(error.reason))
+            else:
+                word = Error(problem=slug_of(error), reason=clip(problem(error).detail))
+            with contextlib.suppress(PeerLostError):
+                if self.channel.state is not State.CLOSED:
+                    await self.say(word)
+                elif isinstance(error, RemoteProtocolError):
+                    await self.link.send(self.channel.fail(word))
+        await self.link.close(code, reason)
+
+    def _count(self) -> None:
+        """Z is counted where messages are: by the channel."""
+        meter = self.link.meter
+        direction = meter.sent if self.channel.role is Role.ALICE else meter.received
+        direction.z_bytes = self.channel.z_sent_bytes
+
+
+def clip(text: str) -> str:
+    """A text that fits in a message."""
+    return text.encode()[: MAX_TEXT_BYTES - 4].decode("utf-8", "ignore")
+
+
+async def side_by_side(reader: Coroutine[Any, Any, R], pump: Coroutine[Any, Any, None]) -> R:
+    """Run both until the reader has its result; the first exception ends both and is raised."""
+    reading, pumping = asyncio.ensure_future(reader), asyncio.ensure_future(pump)
+    try:
+        done, _ = await asyncio.wait({reading, pumping}, return_when=asyncio.FIRST_COMPLETED)
+        if pumping in done:
+            pumping.result()
+        return await reading
+    finally:
+        for task in (reading, pumping):
+            task.cancel()
+        await asyncio.gather(reading, pumping, return_exceptions=True)
+
+
+class Recorder:
+    """Keeps one transmission's record current. `coding` is `encode` or `decode`."""
+
+    def __init__(self, registry: Registry, record: Transmission, coding: str) -> None:
+        self.registry = registry
+        self.record = record
+        self.cancel_reason: str | None = None
+        """Set before the task is cancelled on somebody's wish; without it, a cancelled task means that the service stops."""
+        self._coding = coding
+        self._meters: list[ConnectionMeter] = []
+        self._started = asyncio.get_running_loop().time()
+
+    def connected(self, meter: ConnectionMeter) -> None:
+        """Count this connection as part of the transmission."""
+        self._meters.append(meter)
+
+    def state(self, state: records.State) -> None:
+        """Change the state."""
+        self.record.state = state
+        self._update(save=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Take what the worker reports."""
+        record = self.record
+        record.tokens_done, record.steps = progress.tokens, progress.steps
+        record.nll_bits, record.z_bits = progress.nll_bits, progress.z_bits
+        record.seconds[self._coding] = progress.seconds
+        record.peak_memory_bytes = progress.peak_memory_bytes + peak_memory_bytes()
+        self._update(save=False)
+
+    def verified(self, sha256: str) -> None:
+        """The reconstruction is D."""
+        self.record.reconstruction = records.Reconstruction(sha256=sha256, verified=True)
+        self._finish("verified")
+
+    def failed(self, error: BaseException) -> None:
+        """End the record with an error, in the state that the error means."""
+        state: records.State = "failed"
+        if isinstance(error, CancelledTransmissionError):
+            state = "cancelled"
+        elif isinstance(error, PeerLostError) or slug_of(error) == "interrupted":
+            state = "interrupted"
+        if not isinstance(error, CodelengthError):
+            logger.error("transmission %s failed", self.record.id, exc_info=error)
+        self.record.error = problem_fields(error)
+        self._finish(state)
+
+    async def settle(self) -> None:
+        """Wait for the kernels' last word on every connection; then the ledger is final."""
+        for meter in self._meters:
+            await meter.final.wait()
+        self._update(save=True, final=True)
+
+    def _finish(self, state: records.State) -> None:
+        self.record.finished_at = records.now()
+        self.state(state)
+
+    def _update(self, *, save: bool, final: bool = False) -> None:
+        record = self.record
+        if record.state not in ("queued", *records.FINAL_STATES):
+            record.seconds["total"] = asyncio.get_running_loop().time() - self._started
+        record.wire = records.wire([meter.as_dict() for meter in self._meters], final=final)
+        record.measure()
+        self.registry.changed(record, save=save)
+
+    def restart_clock(self) -> None:
+        """The total counts from here: the time in a queue is not the transmission's."""
+        self._started = asyncio.get_running_loop().time()

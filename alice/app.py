@@ -3,9 +3,7 @@
 import asyncio
 import hashlib
 import json
-import shutil
 import uuid
-from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
 import numpy as np
@@ -33,7 +31,6 @@ from shared.service.settings import Settings
 from shared.service.transfer import Recorder
 
 _MAX_JSON_BYTES: Final = 64 << 20
-_DATASET_ID: Final = r"^[0-9a-f]{64}$"
 
 
 class DatasetList(BaseModel):
@@ -94,7 +91,7 @@ async def post_dataset(
     limit = held.settings.max_upload_bytes
     if held.store.used_bytes() + int(request.headers.get("content-length") or 0) > held.settings.max_stored_bytes:
         raise StorageFullError("the store is full (CODELENGTH_MAX_STORED_BYTES); delete datasets or transmissions")
-    with held.store.incoming() as file:
+    with held.store.incoming() as (path, file):
         if media_type == "application/json":
             limit = min(limit, _MAX_JSON_BYTES)
         size, sha256 = await _receive(request, file, limit)
@@ -107,7 +104,7 @@ async def post_dataset(
         if any(dataset.id == sha256 for dataset in held.store.datasets()):
             response.status_code = 200
             return held.store.dataset(sha256)
-        held.store.adopt(Path(file.name) if isinstance(file.name, str) else _named(file, held), sha256)
+        held.store.adopt(path, sha256)
     dataset = Dataset(
         id=sha256,
         sha256=sha256,
@@ -164,15 +161,6 @@ def _canonical_ids(file: IO[bytes]) -> tuple[Vocabulary, int, int, str]:
     digest = dataset_digest(vocabulary)
     digest.update(data)
     return vocabulary, len(ids), len(data), digest.hexdigest()
-
-
-def _named(file: IO[bytes], held: Services) -> Path:
-    """A file of its own for what lies behind a descriptor."""
-    target = held.store.directory / "incoming" / uuid.uuid4().hex
-    file.seek(0)
-    with target.open("wb") as copy:
-        shutil.copyfileobj(file, copy)
-    return target
 
 
 @routes.get("/datasets", tags=["datasets"])
@@ -252,11 +240,10 @@ def _resolve(code: str | dict[str, Any], dataset: Dataset) -> tuple[CodeSpec, st
 
 def _sending(request: Request, held: Services, identifier: str) -> Sending:
     record = held.registry.get(identifier)
-    sending = request.app.state.sendings.get(identifier)
+    sending: Sending | None = request.app.state.sendings.get(identifier)
     if sending is None or record.state not in ("queued", "running", "paused"):
         raise ConflictError(f"transmission {identifier} is {record.state}")
-    found: Sending = sending
-    return found
+    return sending
 
 
 @routes.post("/transmissions/{identifier}/pause", tags=["transmissions"])

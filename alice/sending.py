@@ -93,7 +93,7 @@ async def open_link(settings: Settings) -> ClientLink:
     except websockets.InvalidStatus as refused:
         raise _refusal(refused) from None
     except (OSError, TimeoutError, websockets.InvalidHandshake) as error:
-        raise PeerLostError(f"cannot connect to Bob at {settings.bob_url}: {error or type(error).__name__}") from None
+        raise PeerLostError(f"cannot connect to Bob at {settings.bob_url}: {str(error) or type(error).__name__}") from None
     if connection.subprotocol != SUBPROTOCOL:
         await connection.close(4025, "version-mismatch")
         raise VersionError(0, VERSION)
@@ -115,7 +115,6 @@ class Sending:
         self._recorder = recorder
         self._spec = spec
         self._worker: Worker | None = None
-        self._paused = False
 
     async def run(self) -> None:
         """Do all of it; the record says how it ended. Raises nothing."""
@@ -141,9 +140,13 @@ class Sending:
         """Stop coding, or go on. Raises `ConflictError` where that means nothing."""
         if self._worker is None:
             raise ConflictError(f"transmission {self._recorder.record.id} is {self._recorder.record.state}")
-        self._paused = paused
         self._recorder.state("paused" if paused else "running")
         await self._worker.tell(paused=paused)
+
+    def cancel(self, reason: str) -> None:
+        """Give up; Bob is told why."""
+        self._recorder.cancel_reason = reason
+        self._held.registry.cancel_task(self._recorder.record.id)
 
     async def _transmit(self, worker: Worker) -> str:
         link = await open_link(self._held.settings)

@@ -55,9 +55,9 @@ def _verified(held: Services, identifier: str) -> Transmission:
     responses={200: {"content": {_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def reconstruction(
-    request: Request, held: Held, identifier: Identifier, form: Annotated[Literal["raw", "json"] | None, Query()] = None
+    held: Held, identifier: Identifier, form: Annotated[Literal["raw", "json"] | None, Query()] = None
 ) -> Response:
-    """What Bob decoded, once it is verified: octets as they came, token ids as JSON unless `form=raw` asks for canonical bytes."""
+    """What Bob decoded, once verified: octets as they came, token ids as JSON unless `form=raw` asks for canonical bytes."""
     record = _verified(held, identifier)
     path = held.store.object(record.reconstruction.sha256 or "")
     if not path.exists():
@@ -129,12 +129,9 @@ async def channel(websocket: WebSocket) -> None:
         )
         return
     if SUBPROTOCOL not in websocket.scope.get("subprotocols", []):
-        document = Problem(
-            type="urn:codelength:problem:version-mismatch",
-            title="Upgrade Required",
-            status=426,
-            detail=f"the channel speaks {SUBPROTOCOL}, offered was {', '.join(websocket.scope.get('subprotocols', [])) or 'nothing'}",
-        )
+        offered = ", ".join(websocket.scope.get("subprotocols", [])) or "nothing"
+        detail = f"the channel speaks {SUBPROTOCOL}, offered was {offered}"
+        document = Problem(type="urn:codelength:problem:version-mismatch", title="Upgrade Required", status=426, detail=detail)
         await websocket.send_denial_response(Response(document.model_dump_json(), 426, media_type="application/problem+json"))
         return
     await websocket.accept(subprotocol=SUBPROTOCOL)

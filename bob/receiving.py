@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from collections.abc import AsyncIterator
 from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -122,7 +123,7 @@ class Receiving:
         async with self._held.pool.worker() as worker:
             reset_peak_memory()
             self.recorder.restart_clock()
-            sha256 = await self._receive(worker, hello, spec)
+            sha256 = await self._receive(worker, hello, spec, heard)
         store = self._held.store
         store.adopt(store.transmission_directory(record.id) / "reconstruction.partial", sha256)
         record.dataset = record.dataset.model_copy(
@@ -176,7 +177,7 @@ class Receiving:
         )
         return record, spec
 
-    async def _receive(self, worker: Worker, hello: Hello, spec: CodeSpec) -> str:
+    async def _receive(self, worker: Worker, hello: Hello, spec: CodeSpec, heard: AsyncIterator[Message]) -> str:
         recorder, conversation = self.recorder, self._conversation
         assert recorder is not None
         limit = self._held.settings.max_tokens if hello.tokens is None else hello.tokens
@@ -189,7 +190,7 @@ class Receiving:
         recorder.state("running")
 
         async def listen() -> None:
-            async for message in conversation.hear():
+            async for message in heard:
                 if isinstance(message, Code):
                     self._compare(message, spec)
                 else:

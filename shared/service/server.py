@@ -3,7 +3,6 @@
 import logging
 import signal
 import socket
-from collections.abc import Awaitable
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -39,7 +38,7 @@ def configure(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def serve(name: str, app: ASGIApp, settings: Settings, default_port: int) -> Awaitable[None]:
+async def serve(name: str, app: ASGIApp, settings: Settings, default_port: int) -> None:
     """Serve until a signal asks to stop; says on standard error where."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if settings.listen_fd is not None:
@@ -50,4 +49,4 @@ def serve(name: str, app: ASGIApp, settings: Settings, default_port: int) -> Awa
     host, port = listening.getsockname()[:2]
     logger.info("%s listens on %s://%s:%d", name, scheme, host, port)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    return configure(app, settings).serve(sockets=[listening])
+    await configure(app, settings).serve(sockets=[listening])

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -96,14 +96,14 @@ class Store:
         return self._objects / sha256
 
     @contextlib.contextmanager
-    def incoming(self) -> Iterator[IO[bytes]]:
+    def incoming(self) -> Iterator[tuple[Path, IO[bytes]]]:
         """A file for an upload; it is deleted on the way out unless `adopt` took it."""
-        descriptor, name = tempfile.mkstemp(dir=self._incoming)
+        path = self._incoming / uuid.uuid4().hex
         try:
-            with open(descriptor, "w+b") as file:  # noqa: PTH123 - a descriptor
-                yield file
+            with path.open("w+b") as file:
+                yield path, file
         finally:
-            Path(name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def adopt(self, path: Path, sha256: str) -> None:
         """Make a complete file the contents of this identity, durably."""

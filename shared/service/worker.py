@@ -29,6 +29,7 @@ from shared.code.size import archive, compress
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_tokens, token_width
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
+from shared.service.kernels import code_sources
 
 _LENGTH: Final = struct.Struct("<I")
 _BATCH_BYTES: Final = 1 << 15
@@ -352,7 +353,9 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print must not look like an answer
     sys.stdin.close()
     warm()
-    sources = {spec.model.kind: compress(archive(spec, code_sources())) for spec in map(preset, PRESETS)}
+    sources: dict[str, tuple[bytes, int]] = {
+        spec.model.kind: compress(archive(spec, code_sources())) for spec in map(preset, PRESETS)
+    }
     pipe.send(Ready(sources=sources))
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:

@@ -1,0 +1,123 @@
+"""Alice, the wire and Bob as processes of this machine, on free ports, with a state directory that goes away with them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+
+_READY_SECONDS: Final = 180.0
+
+
+class StartError(Exception):
+    """A service did not come up."""
+
+
+class Cluster:
+    """The three processes, as a context manager. URLs are attributes: `alice`, `bob`, `wire` (the counts)."""
+
+    def __init__(self, *, quiet: bool = True, environment: dict[str, str] | None = None) -> None:
+        self._quiet = quiet
+        self._environment = environment or {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self.alice = self.bob = self.wire = ""
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="codelength-")
+        sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in ("alice", "bob", "relay", "counts")}
+        ports = {name: one.getsockname()[1] for name, one in sockets.items()}
+        self.alice, self.bob, self.wire = (f"http://127.0.0.1:{ports[name]}" for name in ("alice", "bob", "counts"))
+        common = {
+            "CODELENGTH_STATE_DIRECTORY": self._directory.name,
+            "CODELENGTH_MAX_CONCURRENT": "1",
+            "CODELENGTH_BOB_URL": f"ws://127.0.0.1:{ports['relay']}",
+            "CODELENGTH_WIRE_UPSTREAM": f"127.0.0.1:{ports['bob']}",
+            **self._environment,
+        }
+        try:
+            self._start("bob", ["-m", "bob"], {**common, "CODELENGTH_LISTEN_FD": str(sockets["bob"].fileno())}, sockets["bob"])
+            self._start(
+                "alice", ["-m", "alice"], {**common, "CODELENGTH_LISTEN_FD": str(sockets["alice"].fileno())}, sockets["alice"]
+            )
+            numbers = f"{sockets['relay'].fileno()},{sockets['counts'].fileno()}"
+            self._start(
+                "wire",
+                ["-m", "harness.wire"],
+                {**common, "CODELENGTH_WIRE_LISTEN_FDS": numbers},
+                sockets["relay"],
+                sockets["counts"],
+            )
+            for one in sockets.values():
+                one.close()
+            self._wait()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._directory is not None:
+            self._directory.cleanup()
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """The process of `alice`, `bob` or `wire`."""
+        return self._processes[name]
+
+    def log(self, name: str) -> str:
+        """What a process wrote to standard error."""
+        assert self._directory is not None
+        return (Path(self._directory.name) / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
+    def _start(self, name: str, arguments: list[str], environment: dict[str, str], *inherited: socket.socket) -> None:
+        assert self._directory is not None
+        with (Path(self._directory.name) / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, *arguments],
+                env={**os.environ, **environment},
+                pass_fds=[one.fileno() for one in inherited],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log if self._quiet else None,
+                start_new_session=True,  # Ctrl-C is for us, who then stop them
+            )
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        for name, url in (("bob", self.bob), ("alice", self.alice), ("wire", self.wire)):
+            wait_ready(url, deadline, lambda name=name: self._check(name))  # type: ignore[misc]
+
+    def _check(self, name: str) -> None:
+        if self._processes[name].poll() is not None:
+            raise StartError(f"{name} ended at its start:\n{self.log(name)}")
+
+
+def wait_ready(url: str, deadline: float, check: object = None) -> None:
+    """Ask /readyz until it answers 200. Raises `StartError` at the deadline (of `time.monotonic`)."""
+    while True:
+        if callable(check):
+            check()
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > deadline:
+            raise StartError(f"{url} was not ready in time")
+        time.sleep(0.05)

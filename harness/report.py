@@ -1,0 +1,108 @@
+"""What people see: the ledger as a table, and progress on standard error."""
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any, Final, Self
+
+from rich.console import Console
+from rich.table import Table
+
+_COLUMNS: Final = ("code", "S_0", "S_k", "r_k", "net of |f|", "bits/byte", "z", "socket A→B", "socket B→A", "k", "MB/s", "")
+
+
+def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The rows of the ledger; sizes in bytes, rounded up from bits."""
+    rows: list[tuple[str, ...]] = [_COLUMNS]
+    for result in results:
+        seconds = result["seconds"]["total"] or 0
+        size = result["dataset"]["bytes"] or 0
+        rows.append(
+            (
+                result["code"]["name"],
+                _octets(result["s0_bits"]),
+                _octets(result["sk_bits"]),
+                _rate(result["compression_rate"]),
+                _rate(result["compression_rate_net_of_f"]),
+                "–" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}",
+                f"{-(-result['z_bits'] // 8):,}",
+                f"{result['wire']['alice_to_bob']['socket_bytes']:,}",
+                f"{result['wire']['bob_to_alice']['socket_bytes']:,}",
+                f"{result['steps']:,}",
+                f"{size / seconds / 1e6:.2f}" if seconds else "–",
+                result["state"],
+            )
+        )
+    return rows
+
+
+def _octets(bits: float | None) -> str:
+    return "–" if bits is None else f"{-int(-bits // 8):,}"
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """A table on standard output, wide enough never to be cut."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for index, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if index in (0, len(rows[0]) - 1) else "right", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
+    width = sum(2 + max(len(row[index]) for row in rows) for index in range(len(rows[0])))
+    Console(width=width, no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
+
+
+def explain_table() -> str:
+    """What the columns mean."""
+    return """
+S_0   = |f| + n log2 m: the dataset spelled out, in bytes
+S_k   = |f| + sum of -log2 p(x_t | x_<t), the model learning as it codes, in bytes
+r_k   = 1 - S_k / S_0; "net of |f|" is the same if both held the code f already
+z     = the arithmetic code that crossed, socket = every byte of the connection, as Alice, Bob, both kernels
+        and the witness between them counted alike; "verified": Bob's SHA-256 is that of the dataset
+"""
+
+
+def local_codes() -> list[dict[str, Any]]:
+    """The presets with |f| measured here."""
+    from shared.code.models import PRESETS, preset
+    from shared.code.size import archive, compress
+    from shared.service.kernels import code_sources
+    from shared.service.records import codes
+
+    sources: dict[str, tuple[bytes, int]] = {}
+    for spec in map(preset, PRESETS):
+        sources[spec.model.kind] = compress(archive(spec, code_sources()))
+    return [code.model_dump(mode="json") for code in codes(sources)]
+
+
+class Progress:
+    """One line on standard error, rewritten; nothing at all where that is no terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._visible = sys.stderr.isatty()
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._visible:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Show where the record stands, at which rate, and how long it will take."""
+        if not self._visible:
+            return
+        done, total = record["tokens_done"], record["dataset"]["tokens"] or 0
+        rate = done / max(time.monotonic() - self._started, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if rate else ""
+        text = f"{self._label}: {record['state']}, {done:,} of {total:,} tokens, {rate / 1e6:.2f} M/s{left}"
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()

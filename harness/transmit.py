@@ -1,0 +1,187 @@
+"""One transmission from outside: hand a file to Alice, follow it, read both ledgers and the witness, and hold them together."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from shared.channel.ledger import DirectionLedger, compose, disagreements
+
+_FINAL: Final = ("interrupted", "verified", "failed", "cancelled")
+_SETTLE_SECONDS: Final = 15.0
+
+
+class RequestError(Exception):
+    """A service refused a request, or could not be reached."""
+
+
+class LedgerError(Exception):
+    """The two services, their kernels and the witness do not agree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Urls:
+    """Where the services are; the wire may be missing, then there is no witness."""
+
+    alice: str
+    bob: str
+    wire: str | None
+
+
+class Client:
+    """An HTTP client of Alice, Bob and the wire."""
+
+    def __init__(self, urls: Urls, token: str | None = None) -> None:
+        self._urls = urls
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(timeout=httpx.Timeout(60, read=None), headers=headers, trust_env=False)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def codes(self) -> list[dict[str, Any]]:
+        """Alice's presets."""
+        found: list[dict[str, Any]] = self._json("GET", f"{self._urls.alice}/codes")["codes"]
+        return found
+
+    def post_octets(self, content: bytes | Iterator[bytes], name: str) -> dict[str, Any]:
+        """Give Alice a dataset."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, content=content, headers=headers)
+
+    def post_file(self, path: Path) -> dict[str, Any]:
+        """Give Alice a file's octets, streamed."""
+
+        def parts() -> Iterator[bytes]:
+            with path.open("rb") as file:
+                while data := file.read(1 << 20):
+                    yield data
+
+        return self.post_octets(parts(), path.name)
+
+    def transmit(
+        self, dataset: str, code: str, *, send_f: bool = False, progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Transmit a dataset that Alice holds; returns the object that `transmit --json` prints.
+
+        Raises `RequestError`, or `LedgerError` where a verified transmission's counts disagree.
+        """
+        body = {"dataset": dataset, "code": code, "send_f": send_f}
+        record = self._json("POST", f"{self._urls.alice}/transmissions", json=body)
+        identifier = record["id"]
+        try:
+            self._follow(identifier, progress)
+        except BaseException:
+            self._http.post(f"{self._urls.alice}/transmissions/{identifier}/cancel")
+            raise
+        sent = self._settled(self._urls.alice, identifier)
+        try:
+            received = self._settled(self._urls.bob, identifier)
+        except RequestError:
+            if sent["state"] == "verified":
+                raise
+            received = None
+        return self._result(sent, received)
+
+    def reconstruction(self, identifier: str, path: Path) -> None:
+        """Save what Bob decoded, whole or not at all."""
+        temporary = path.with_name(path.name + ".partial")
+        try:
+            with self._http.stream("GET", f"{self._urls.bob}/transmissions/{identifier}/reconstruction") as answer:
+                answer.raise_for_status()
+                with temporary.open("wb") as file:
+                    for part in answer.iter_bytes():
+                        file.write(part)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _follow(self, identifier: str, progress: Callable[[dict[str, Any]], None] | None) -> None:
+        import json
+
+        with self._http.stream("GET", f"{self._urls.alice}/transmissions/{identifier}/events") as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data:") and progress is not None:
+                    progress(json.loads(line[5:]))
+
+    def _settled(self, url: str, identifier: str) -> dict[str, Any]:
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            record = self._json("GET", f"{url}/transmissions/{identifier}")
+            if (record["state"] in _FINAL and record["wire"]["final"]) or time.monotonic() > deadline:
+                return record
+            time.sleep(0.02)
+
+    def _result(self, sent: dict[str, Any], received: dict[str, Any] | None) -> dict[str, Any]:
+        wire: dict[str, Any] = {"connections": len(sent["wire"]["connections"])}
+        quarrels: list[str] = []
+        witness = self._witness(sent)
+        empty = {"sent": DirectionLedger().as_dict(), "received": DirectionLedger().as_dict()}
+        theirs = received["wire"] if received is not None else empty
+        for name, direction, one, other in (
+            ("alice_to_bob", "client_to_upstream_bytes", sent["wire"]["sent"], theirs["received"]),
+            ("bob_to_alice", "upstream_to_client_bytes", theirs["sent"], sent["wire"]["received"]),
+        ):
+            sender, receiver = DirectionLedger(**one), DirectionLedger(**other)
+            seen = None if witness is None else witness[direction]
+            wire[name] = compose(sender, receiver, seen)
+            quarrels += [f"{name}: {line}" for line in disagreements(sender, receiver, seen)]
+        wire["final"] = bool(sent["wire"]["final"] and received is not None and received["wire"]["final"])
+        if sent["state"] == "verified" and wire["final"] and quarrels:
+            raise LedgerError("; ".join(quarrels))
+        dataset = {name: sent["dataset"][name] for name in ("sha256", "tokens", "vocabulary_size", "bytes")}
+        figures = ("s0_bits", "sk_bits", "compression_rate", "compression_rate_net_of_f", "bits_per_token", "bits_per_byte")
+        return {
+            "transmission": sent["id"],
+            "state": sent["state"],
+            "dataset": dataset,
+            "code": {name: sent["code"][name] for name in ("name", "digest")},
+            "steps": sent["steps"],
+            "f_bits": sent["f_bits"],
+            "nll_bits": sent["nll_bits"],
+            "z_bits": sent["z_bits"],
+            **{name: sent[name] for name in figures},
+            "wire": wire,
+            "seconds": {
+                "encode": sent["seconds"].get("encode"),
+                "decode": received["seconds"].get("decode") if received else None,
+                "total": sent["seconds"].get("total"),
+            },
+            "peak_memory_bytes": {"alice": sent["peak_memory_bytes"], "bob": received and received["peak_memory_bytes"]},
+            "reconstruction": (received or sent)["reconstruction"],
+            "error": sent["error"],
+        }
+
+    def _witness(self, sent: dict[str, Any]) -> dict[str, Any] | None:
+        if self._urls.wire is None or len(sent["wire"]["connections"]) != 1:
+            return None
+        client = sent["wire"]["connections"][0]["local"]
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            try:
+                counts = self._json("GET", f"{self._urls.wire}/connections/{client}")
+            except RequestError:  # Alice does not go through this wire
+                return None
+            if not counts["open"] or time.monotonic() > deadline:
+                return counts
+            time.sleep(0.02)
+
+    def _json(self, method: str, url: str, **options: Any) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, url, **options)
+        except httpx.HTTPError as error:
+            raise RequestError(f"{url}: {error}") from None
+        if answer.is_error:
+            try:
+                detail = answer.json()["detail"]
+            except (ValueError, KeyError):
+                detail = f"HTTP {answer.status_code}"
+            raise RequestError(str(detail))
+        found: dict[str, Any] = answer.json()
+        return found

@@ -1,0 +1,178 @@
+"""The wire: a TCP relay between Alice and Bob that counts, and knows nothing of either. Its counts are the witness's.
+
+Bytes pass unchanged, ends of streams and resets too. Counts are read over HTTP, by the client's address.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from harness.versions import package_version
+
+_PART_BYTES: Final = 1 << 16
+_MOST_REMEMBERED: Final = 10_000
+
+
+@dataclass(slots=True)
+class Passage:
+    """One connection through the wire."""
+
+    client: str
+    upstream: str | None = None
+    client_to_upstream_bytes: int = 0
+    upstream_to_client_bytes: int = 0
+    open: bool = True
+    opened_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    closed_at: str | None = None
+
+
+class Connection(BaseModel):
+    """One connection: the client's address, the wire's own address towards the upstream, and the bytes either way."""
+
+    client: str
+    upstream: str | None
+    client_to_upstream_bytes: int
+    upstream_to_client_bytes: int
+    open: bool
+    opened_at: str
+    closed_at: str | None
+
+
+class ConnectionList(BaseModel):
+    """Connections, oldest first; the last ten thousand."""
+
+    connections: list[Connection]
+
+
+class Relay:
+    """Listens, and connects every client to the upstream."""
+
+    def __init__(self, upstream_host: str, upstream_port: int) -> None:
+        self.passages: OrderedDict[str, Passage] = OrderedDict()
+        self._upstream = upstream_host, upstream_port
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
+        passage = Passage(client=_address(writer.get_extra_info("peername")))
+        self.passages[passage.client] = passage
+        while len(self.passages) > _MOST_REMEMBERED:
+            self.passages.popitem(last=False)
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+        except OSError:
+            writer.transport.abort()
+        else:
+            passage.upstream = _address(up_writer.get_extra_info("sockname"))
+            there = asyncio.ensure_future(self._carry(reader, up_writer, passage, "client_to_upstream_bytes"))
+            back = asyncio.ensure_future(self._carry(up_reader, writer, passage, "upstream_to_client_bytes"))
+            try:
+                await asyncio.gather(there, back)
+            except OSError:  # one side was reset: so is the other
+                up_writer.transport.abort()
+                writer.transport.abort()
+            finally:
+                for task in (there, back):
+                    task.cancel()
+                for one in (writer, up_writer):
+                    one.close()
+                    with contextlib.suppress(OSError):
+                        await one.wait_closed()
+        finally:
+            passage.open = False
+            passage.closed_at = datetime.now(UTC).isoformat()
+
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, passage: Passage, counter: str) -> None:
+        while data := await source.read(_PART_BYTES):
+            setattr(passage, counter, getattr(passage, counter) + len(data))
+            target.write(data)
+            await target.drain()
+        with contextlib.suppress(OSError):
+            target.write_eof()
+
+
+def _address(name: Any) -> str:
+    return f"{name[0]}:{name[1]}" if name else ""
+
+
+def create_app(relay: Relay, listening: socket.socket) -> FastAPI:
+    """The counts as an ASGI application, with the relay in its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        server = await asyncio.start_server(relay.handle, sock=listening)
+        try:
+            yield
+        finally:
+            server.close()
+
+    app = FastAPI(title="codelength: wire", summary="Counts the bytes between Alice and Bob.", lifespan=lifespan)
+
+    @app.get("/connections")
+    async def connections() -> ConnectionList:
+        """Every connection."""
+        return ConnectionList(
+            connections=[Connection.model_validate(one, from_attributes=True) for one in relay.passages.values()]
+        )
+
+    @app.get("/connections/{client}", response_model=Connection)
+    async def connection(client: str) -> Connection | JSONResponse:
+        """The connection of the client with this address, `host:port`."""
+        passage = relay.passages.get(client)
+        if passage is None:
+            document = {
+                "type": "urn:codelength:problem:not-found",
+                "title": "Not Found",
+                "status": 404,
+                "detail": f"no connection from {client!r} was seen",
+            }
+            return JSONResponse(document, 404, media_type="application/problem+json")
+        return Connection.model_validate(passage, from_attributes=True)
+
+    @app.get("/healthz")
+    @app.get("/readyz")
+    async def ready() -> dict[str, str]:
+        """Whether the wire answers."""
+        return {"status": "ready"}
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        """What runs here."""
+        return {"service": "wire", "version": package_version()}
+
+    return app
+
+
+def main() -> None:
+    """Serve the wire; CODELENGTH_WIRE_HOST, _PORT, _COUNTS_PORT and _UPSTREAM (`host:port`) configure it."""
+    environment = os.environ
+    host = environment.get("CODELENGTH_WIRE_HOST", "127.0.0.1")
+    upstream_host, _, upstream_port = environment.get("CODELENGTH_WIRE_UPSTREAM", "127.0.0.1:8002").rpartition(":")
+    inherited = environment.get("CODELENGTH_WIRE_LISTEN_FDS")
+    if inherited:
+        relay_socket, counts_socket = (socket.socket(fileno=int(number)) for number in inherited.split(","))
+    else:
+        relay_socket = socket.create_server((host, int(environment.get("CODELENGTH_WIRE_PORT", "8003"))))
+        counts_socket = socket.create_server((host, int(environment.get("CODELENGTH_WIRE_COUNTS_PORT", "8004"))))
+    relay = Relay(upstream_host, int(upstream_port))
+    print(f"the wire carries {_address(relay_socket.getsockname())} to {upstream_host}:{upstream_port}", file=sys.stderr)  # noqa: T201
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    config = uvicorn.Config(create_app(relay, relay_socket), log_level="warning", timeout_graceful_shutdown=2)
+    asyncio.run(uvicorn.Server(config).serve(sockets=[counts_socket]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The command line: `codelength transmit | demo | codes | serve`. Results go to standard output, everything else to standard error.
+"""The command line: `codelength transmit | demo | codes | serve`. Results go to standard output, all else to standard error.
 
 Exit status: 0 done; 1 the transmission did not end verified; 2 wrong usage or input; 3 services could not be started or reached;
 4 the ledger does not hold; 130 interrupted. Imports are late, so that --help answers at once.

@@ -101,7 +101,7 @@ class Cluster:
     def _wait(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
         for name, url in (("bob", self.bob), ("alice", self.alice), ("wire", self.wire)):
-            wait_ready(url, deadline, lambda name=name: self._check(name))  # type: ignore[misc]
+            wait_ready(url, deadline, lambda name=name: self._check(name))
 
     def _check(self, name: str) -> None:
         if self._processes[name].poll() is not None:

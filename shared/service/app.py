@@ -84,6 +84,13 @@ def problem_response(error: BaseException) -> JSONResponse:
     return JSONResponse(document.model_dump(), document.status, headers, media_type="application/problem+json")
 
 
+async def _warm(pool: WorkerPool) -> None:
+    try:
+        await pool.start()
+    except CodelengthError:
+        logger.exception("the workers did not start; the service will never be ready")
+
+
 def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Services], None] | None = None) -> FastAPI:
     """An application with probes, errors and lifespan; the caller adds its routers."""
 
@@ -91,7 +98,7 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         held = Services(settings, name)
         app.state.services = held
-        warming = asyncio.get_running_loop().create_task(held.pool.start())
+        warming = asyncio.get_running_loop().create_task(_warm(held.pool))
         try:
             yield
         finally:

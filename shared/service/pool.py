@@ -35,8 +35,8 @@ class Worker:
         """A process that is warm. Raises `WorkerLostError` if it does not come up."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "shared.service.worker",
+            "-c",  # not -m: pickles must name the module, not __main__
+            "from shared.service.worker import main; main()",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment,

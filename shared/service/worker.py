@@ -1,4 +1,4 @@
-"""The worker process: model work away from the event loop. `python -m shared.service.worker`, spoken to by `pool`.
+"""The worker process: model work away from the event loop. Started by, and spoken to by, `pool`.
 
 Jobs and their inputs come as length-prefixed pickles on standard input, outputs go the same way on standard output: both ends are
 ours, nothing from the network is ever unpickled. One job at a time. It begins by compiling, or loading, every preset.
@@ -376,7 +376,3 @@ def main() -> None:
                 if isinstance(error, BrokenPipeError):
                     raise
                 pipe.send(Output(finished=True, failure=f"{error.strerror or error}"))
-
-
-if __name__ == "__main__":
-    main()

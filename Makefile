@@ -1,0 +1,40 @@
+# One list of commands for people and CI. Everything runs in .venv, which is made when it is missing or pyproject.toml changed.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check check-long bench docs clean
+.DEFAULT_GOAL := demo
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv; the first time this takes a few minutes ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)           ## start Alice, the wire and Bob, transmit the sample with every preset
+	@$(BIN)/codelength demo
+
+check: $(STAMP)          ## linters and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: check              ## check, then the tests with branch coverage
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -q -m "not long"
+	@$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+check-long: $(STAMP)     ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m long
+
+bench: $(STAMP)          ## measure; DATA=DIR names a directory of files, else the sample is used
+	$(BIN)/python -m benchmarks.run $(if $(DATA),--data $(DATA))
+
+docs: $(STAMP)           ## rewrite the generated parts of docs/
+	$(BIN)/python -m harness.document docs/protocol.md
+
+clean:
+	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,55 @@
+"""Kernels are compiled into the project's cache before numba is imported; services run in one cluster for all tests."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from shared.service.kernels import prepare_kernel_cache
+
+os.environ.pop("CODELENGTH_TOKEN", None)
+prepare_kernel_cache()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator["object"]:
+    """Alice, the wire and Bob as processes."""
+    from harness.cluster import Cluster
+
+    with Cluster(environment={"CODELENGTH_MAX_UPLOAD_BYTES": str(4 << 20)}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(cluster) -> Iterator["object"]:
+    """A client of that cluster."""
+    from harness.transmit import Client, Urls
+
+    with Client(Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)) as one:
+        yield one
+
+
+@pytest.fixture
+async def alice_app(tmp_path) -> AsyncIterator["object"]:
+    """Alice's real application over ASGITransport; her Bob is at a closed port."""
+    import httpx
+
+    from alice.app import create_app
+    from shared.service.settings import Settings
+
+    app = create_app(Settings(state_directory=tmp_path, max_concurrent=1, max_upload_bytes=1 << 16, bob_url="ws://127.0.0.1:9"))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alice", timeout=60) as http,
+    ):
+        await until_ready(http)
+        yield http
+
+
+async def until_ready(http) -> None:
+    """Wait for /readyz."""
+    import asyncio
+
+    async with asyncio.timeout(120):
+        while (await http.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.02)

@@ -1,0 +1,121 @@
+"""An in-memory pair: however the bytes are cut, both sides see the same, and D comes out."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.channel.errors import ChannelError
+from shared.channel.messages import Accept, Data, Hello, Parser
+from shared.channel.protocol import Channel
+from shared.channel.states import Role
+from shared.code.errors import CodelengthError
+from shared.code.models import PRESETS
+from shared.code.spec import CodeSpec
+from shared.service.coding import TransmissionDecoder, TransmissionEncoder
+from tests.support import carry, identity, pair
+
+SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+
+
+def cutter(cuts):
+    def cut(data):
+        places = sorted({c % (len(data) + 1) for c in cuts} | {0, len(data)})
+        return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+
+    return cut
+
+
+def single(data):
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+def transmit(spec, tokens, cut, damage=None):
+    """The tokens that Bob delivers, over two Channels."""
+    alice, bob = pair()
+    alice.send(
+        Hello(transmission="0" * 32, spec=spec.canonical_bytes(), tokens=None, media_type="", name="", code="", runtime="")
+    )
+    (hello,) = carry(alice, bob, cut)
+    bob.send(Accept(block=0, runtime=""))
+    carry(bob, alice, cut)
+    blocks = [tokens[i : i + spec.block_tokens] for i in range(0, len(tokens), spec.block_tokens)]
+    encoder = TransmissionEncoder(spec, blocks, tokens=len(tokens), sha256=identity(spec.vocabulary, tokens))
+    decoder = TransmissionDecoder(CodeSpec.parse(hello.spec), max_tokens=1 << 20)
+    out = []
+    for message in encoder.messages():
+        if message is None:
+            continue
+        if damage is not None and isinstance(message, Data):
+            place, bit = damage
+            z = bytearray(message.z)
+            z[place % len(z)] ^= 1 << bit
+            message = Data(z=bytes(z))
+            damage = None
+        alice.send(message)
+        for event in carry(alice, bob, cut):
+            decoder.take(event)
+            while True:
+                more = decoder.step()
+                block = decoder.take_block()
+                if block is not None:
+                    out.append(block[0])
+                elif not more:
+                    break
+    assert decoder.finished
+    return np.concatenate(out) if out else np.zeros(0, np.uint32)
+
+
+@SETTINGS
+@given(
+    name=st.sampled_from(list(PRESETS)),
+    m=st.sampled_from([1, 2, 7, 256, 300, 70_000]),
+    data=st.lists(st.integers(0, 1 << 30), max_size=300),
+    block=st.integers(1, 100),
+    segment=st.integers(1, 40),
+    cuts=st.lists(st.integers(0, 1 << 20), max_size=8),
+)
+def test_split_anywhere(name, m, data, block, segment, cuts):
+    spec = CodeSpec.from_fields(
+        {"vocabulary": {"kind": "ids", "size": m}, "model": {"kind": name}, "block_tokens": block, "segment_tokens": segment}
+    )
+    tokens = np.array([x % m for x in data], dtype=np.uint32)
+    for cut in (cutter([]), cutter(cuts), single):
+        assert np.array_equal(transmit(spec, tokens, cut), tokens)
+
+
+@SETTINGS
+@given(name=st.sampled_from(list(PRESETS)), place=st.integers(0, 1 << 16), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found_and_nothing_false_is_delivered(name, place, bit):
+    spec = CodeSpec.from_fields({"model": {"kind": name}, "block_tokens": 400, "segment_tokens": 50})
+    tokens = np.frombuffer(b"to be or not to be, that is the question " * 30, dtype=np.uint8).astype(np.uint32)
+    with pytest.raises(CodelengthError):
+        transmit(spec, tokens, cutter([]), damage=(place, bit))
+
+
+@SETTINGS
+@given(data=st.binary(max_size=300), role=st.sampled_from(list(Role)))
+def test_random_bytes_are_messages_or_documented_errors(data, role):
+    channel = Channel(role)
+    channel.receive_data(data)
+    try:
+        list(channel.events())
+    except ChannelError:
+        assert channel.state == "closed"
+
+
+@SETTINGS
+@given(data=st.binary(max_size=200))
+def test_parser_is_the_same_byte_by_byte(data):
+    def run(parts):
+        parser, out = Parser(), []
+        try:
+            for part in parts:
+                parser.feed(part)
+                while (message := parser.next()) is not None:
+                    out.append(message)
+        except ChannelError as error:
+            out.append(type(error))
+        return out
+
+    assert run([data]) == run(single(data))

@@ -1,5 +1,7 @@
 """An in-memory pair: however the bytes are cut, both sides see the same, and D comes out."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +23,7 @@ SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[Healt
 def cutter(cuts):
     def cut(data):
         places = sorted({c % (len(data) + 1) for c in cuts} | {0, len(data)})
-        return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+        return [data[a:b] for a, b in pairwise(places)]
 
     return cut
 

@@ -1,0 +1,92 @@
+"""Alice's HTTP interface on the real application, without a Bob."""
+
+import asyncio
+
+import pytest
+
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+def slug(answer) -> str:
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["status"] == answer.status_code
+    assert document["detail"]
+    return document["type"].removeprefix("urn:codelength:problem:")
+
+
+async def test_operations(alice_app):
+    assert (await alice_app.get("/healthz")).status_code == 200
+    assert (await alice_app.get("/version")).json()["service"] == "alice"
+    assert "codelength" in (await alice_app.get("/metrics")).text
+    assert [c["name"] for c in (await alice_app.get("/codes")).json()["codes"]] == ["uniform", "frequency", "ngram"]
+
+
+async def test_datasets_come_and_go(alice_app):
+    one = await alice_app.post("/datasets", params={"name": "n"}, content=b"hello", headers=OCTETS)
+    assert one.status_code == 201
+    identifier = one.json()["id"]
+    assert (await alice_app.get(f"/datasets/{identifier}")).json()["bytes"] == 5
+    again = await alice_app.post("/datasets", content=b"hello", headers=OCTETS)
+    assert again.json()["id"] == identifier
+    ids = await alice_app.post("/datasets", json={"vocabulary_size": 300, "tokens": [1, 299]})
+    assert (ids.json()["tokens"], ids.json()["vocabulary_size"]) == (2, 300)
+    assert (await alice_app.delete(f"/datasets/{identifier}")).status_code == 204
+    assert slug(await alice_app.get(f"/datasets/{identifier}")) == "not-found"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "problem"),
+    [
+        ({"json": {"vocabulary_size": 3, "tokens": [0, 3]}}, 422, "not-in-vocabulary"),
+        ({"json": {"vocabulary_size": 3, "tokens": [-1]}}, 422, None),
+        ({"json": {"vocabulary_size": 0, "tokens": []}}, 422, None),
+        ({"json": {"tokens": "x"}}, 422, None),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 422, None),
+        ({"content": b"x" * 70_000, "headers": OCTETS}, 413, "limit-exceeded"),
+    ],
+)
+async def test_bad_datasets(alice_app, options, status, problem):
+    answer = await alice_app.post("/datasets", **options)
+    assert answer.status_code == status
+    assert slug(answer) == (problem or slug(answer))
+    assert (await alice_app.get("/datasets")).json()["datasets"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "problem"),
+    [
+        ({"dataset": "0" * 64, "code": "ngram"}, 404, "not-found"),
+        ({"dataset": None, "code": "zip"}, 422, "unknown-code"),
+        ({"dataset": None, "code": {"model": {"kind": "magic"}}}, 422, "invalid-spec"),
+        ({"dataset": None, "code": {"model": {"kind": "uniform"}, "vocabulary": {"kind": "ids", "size": 5}}}, 422, None),
+        ({"code": "ngram"}, 422, None),
+    ],
+)
+async def test_bad_transmissions(alice_app, body, status, problem):
+    held = (await alice_app.post("/datasets", content=b"x", headers=OCTETS)).json()["id"]
+    if body.get("dataset", "") is None:
+        body = {**body, "dataset": held}
+    answer = await alice_app.post("/transmissions", json=body)
+    assert answer.status_code == status
+    assert slug(answer) == (problem or slug(answer))
+
+
+async def test_unknown_things(alice_app):
+    for path in ("/transmissions/" + "0" * 32, "/nothing", "/transmissions/x"):
+        assert (await alice_app.get(path)).status_code in (404, 422)
+        slug(await alice_app.get(path))
+    assert slug(await alice_app.post("/transmissions/" + "0" * 32 + "/cancel")) == "not-found"
+
+
+async def test_bob_down_is_told(alice_app):
+    held = (await alice_app.post("/datasets", content=b"x", headers=OCTETS)).json()["id"]
+    started = await alice_app.post("/transmissions", json={"dataset": held, "code": "uniform"})
+    assert started.status_code == 202
+    async with asyncio.timeout(20):
+        while (record := (await alice_app.get(started.headers["location"])).json())["state"] in ("queued", "running"):
+            await asyncio.sleep(0.02)
+    assert record["state"] == "interrupted"
+    assert record["error"]["type"].endswith("peer-lost")
+    assert "cannot connect" in record["error"]["detail"]
+    assert (await alice_app.delete(started.headers["location"])).status_code == 204

@@ -1,0 +1,175 @@
+"""Real processes on free ports: Alice, the wire, Bob."""
+
+import asyncio
+import json
+import time
+
+import httpx
+import numpy as np
+import pytest
+import websockets
+
+from harness.transmit import RequestError
+from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Error, Hello, Parser, Refuse, encode
+from shared.code.models import preset
+
+TEXT = (b"It was the best of times, it was the worst of times, " * 4000)[:150_000]
+
+
+@pytest.mark.parametrize("code", ["uniform", "frequency", "ngram"])
+@pytest.mark.parametrize("data", [b"", b"a", TEXT], ids=["empty", "one", "text"])
+def test_verified_and_counted(client, data, code, tmp_path):
+    result = client.transmit(client.post_octets(data, "x")["id"], code, send_f=code == "ngram")
+    assert result["state"] == "verified"
+    assert result["reconstruction"]["verified"]
+    one = result["wire"]["alice_to_bob"]
+    assert one["witness_bytes"] == one["socket_bytes"]
+    assert result["wire"]["final"]
+    assert one["z_bytes"] == -(-result["z_bits"] // 8)
+    client.reconstruction(result["transmission"], tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+
+
+@pytest.mark.parametrize("m", [1, 300, 1 << 20])
+def test_token_ids(cluster, client, m):
+    tokens = np.minimum(np.random.default_rng(m).geometric(0.01, 5000), m - 1).tolist()
+    dataset = httpx.post(f"{cluster.alice}/datasets", json={"vocabulary_size": m, "tokens": tokens}, trust_env=False).json()
+    result = client.transmit(dataset["id"], "ngram")
+    assert result["state"] == "verified"
+    assert (result["s0_bits"] == result["f_bits"]["total"]) == (m == 1)
+    back = httpx.get(f"{cluster.bob}/transmissions/{result['transmission']}/reconstruction", trust_env=False).json()
+    assert back == {"vocabulary_size": m, "tokens": tokens}
+
+
+def test_bits_and_events(cluster, client):
+    result = client.transmit(client.post_octets(TEXT, "x")["id"], "frequency")
+    url = f"{cluster.bob}/transmissions/{result['transmission']}"
+    with httpx.Client(trust_env=False) as http:
+        per_block = http.get(f"{url}/bits", params={"per": "block"}).json()["per_block"]
+        per_token = http.get(f"{url}/bits", params={"per": "token"}).json()["per_token"]
+        raw = http.get(f"{url}/bits", params={"per": "token"}, headers={"Accept": "application/octet-stream"}).content
+        events = http.get(f"{url}/events").text
+        listed = http.get(f"{cluster.bob}/transmissions").json()["transmissions"]
+    assert len(per_token) == len(raw) // 4 == len(TEXT)
+    assert abs(sum(per_token) - result["nll_bits"]) < 0.01
+    assert len(per_block) == 3
+    assert '"verified"' in events
+    assert result["transmission"] in {one["id"] for one in listed}
+
+
+def test_custom_spec(client):
+    spec = {"model": {"kind": "ngram", "order": 2, "table_bits": 12}, "block_tokens": 1000}
+    assert client.transmit(client.post_octets(TEXT, "x")["id"], spec)["state"] == "verified"
+
+
+def test_upload_over_the_limit(client):
+    with pytest.raises(RequestError, match="limit"):
+        client.post_octets(b"\0" * (5 << 20), "big")
+
+
+async def test_upload_cut_off_leaves_nothing(cluster):
+    host, port = cluster.alice.removeprefix("http://").split(":")
+    before = httpx.get(f"{cluster.alice}/datasets", trust_env=False).json()
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /datasets HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 1000\r\n\r\nabc"
+    )
+    await writer.drain()
+    writer.close()
+    await asyncio.sleep(0.2)
+    assert httpx.get(f"{cluster.alice}/datasets", trust_env=False).json() == before
+
+
+def bob_channel(cluster, **options):
+    url = cluster.bob.replace("http", "ws") + CHANNEL_PATH
+    return websockets.connect(url, **{"subprotocols": [SUBPROTOCOL], "compression": None, "proxy": None, **options})
+
+
+def hello(**fields) -> Hello:
+    base = {"transmission": "f" * 32, "spec": preset("uniform").canonical_bytes(), "tokens": 1, "media_type": "", "name": "",
+            "code": "uniform", "runtime": "{}"}  # fmt: skip
+    return Hello(**{**base, **fields})
+
+
+async def answer(socket):
+    parser = Parser()
+    while (message := parser.next()) is None:
+        parser.feed(await socket.recv())
+    return message
+
+
+@pytest.mark.parametrize(
+    ("data", "problem", "code"),
+    [
+        (bytes(range(200, 256)), None, None),
+        (b"\x03\x01\x07\x00", "version-mismatch", 4025),
+        (b"\x02\x0b\x00", "unexpected-message", None),
+        (b"\x02\x63x", "unknown-message", 4023),
+    ],
+)
+async def test_nonsense_on_the_channel(cluster, client, data, problem, code):
+    async with bob_channel(cluster) as socket:
+        await socket.send(data)
+        try:
+            message = await asyncio.wait_for(answer(socket), 15)
+            assert isinstance(message, Error)
+            assert problem in (None, message.problem) or data[1] == 0x0B
+            await asyncio.wait_for(socket.wait_closed(), 15)
+        except websockets.ConnectionClosed:
+            pass
+        assert socket.close_code is not None
+        assert code in (None, socket.close_code)
+    assert client.transmit(client.post_octets(b"unharmed", "x")["id"], "uniform")["state"] == "verified"
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"spec": b"nonsense"}, "invalid-spec"),
+        ({"transmission": "../etc"}, "malformed-request"),
+        ({"tokens": 1 << 60}, "limit-exceeded"),
+    ],
+)
+async def test_bob_refuses(cluster, fields, problem):
+    async with bob_channel(cluster) as socket:
+        await socket.send(encode(hello(**fields)))
+        message = await asyncio.wait_for(answer(socket), 15)
+        assert isinstance(message, Refuse)
+        assert message.problem == problem
+
+
+async def test_another_subprotocol_is_told(cluster):
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with bob_channel(cluster, subprotocols=["codelength.99"]):
+            pass
+    assert refused.value.response.status_code == 426
+    assert json.loads(refused.value.response.body)["type"].endswith("version-mismatch")
+
+
+def test_pause_resume_cancel(cluster, client):
+    data = np.random.default_rng(0).integers(0, 256, 4_000_000, dtype=np.uint8).tobytes()
+    identifier = client.post_octets(data, "noise")["id"]
+    with httpx.Client(base_url=cluster.alice, trust_env=False, timeout=30) as http:
+        url = "/transmissions/" + http.post("/transmissions", json={"dataset": identifier, "code": "ngram"}).json()["id"]
+        wait_for(http, url, "running")
+        assert http.post(url + "/pause").json()["state"] == "paused"
+        time.sleep(0.3)
+        first = http.get(url).json()["tokens_done"]
+        time.sleep(0.3)
+        assert http.get(url).json()["tokens_done"] == first
+        assert http.delete(f"/datasets/{identifier}").status_code == 409
+        assert http.post(url + "/resume").status_code == 200
+        assert http.post(url + "/cancel").status_code == 202
+        assert wait_for(http, url, "cancelled")["error"]["type"].endswith("cancelled")
+        assert http.post(url + "/cancel").status_code == 409
+    with httpx.Client(base_url=cluster.bob, trust_env=False, timeout=30) as http:
+        wait_for(http, url, "cancelled")
+        assert http.get(url + "/reconstruction").status_code == 409
+
+
+def wait_for(http, url, state):
+    deadline = time.monotonic() + 20
+    while (record := http.get(url).json())["state"] != state:
+        assert time.monotonic() < deadline, record
+        time.sleep(0.01)
+    return record

@@ -47,7 +47,8 @@ def compute() -> dict[str, Any]:
 
 def _tokens(size: int) -> Any:
     """20,000 tokens with structure, by integer arithmetic alone: the low tokens often, and repeats."""
-    state, out = 1, []
+    state = 1
+    out: list[int] = []
     for index in range(20_000):
         state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
         draw = state >> 33

@@ -99,7 +99,8 @@ class ConnectionMeter:
         try:
             with duplicate, contextlib.suppress(OSError):
                 duplicate.setblocking(False)
-                duplicate.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # both directions may have ended already
+                    duplicate.shutdown(socket.SHUT_WR)
                 loop = asyncio.get_running_loop()
                 deadline = loop.time() + _FINAL_TIMEOUT_SECONDS
                 ended = False

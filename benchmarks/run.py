@@ -102,8 +102,8 @@ def tables() -> None:
             "",
             (
                 f"{host['processor']}, {host['cores']} cores, Python {host['python']}, numba {host['versions']['numba']}, "
-                f"commit {host['commit']}, {host['date']}. `--help`: {document['help_seconds']:.2f} s. Peak memory, 10 MB over 1 MB: "
-                f"Alice {growth['alice'] / 1e6:+.1f} MB, Bob {growth['bob'] / 1e6:+.1f} MB."
+                f"commit {host['commit']}, {host['date']}. `--help`: {document['help_seconds']:.2f} s. "
+                f"Peak memory, 10 MB over 1 MB: Alice {growth['alice'] / 1e6:+.1f} MB, Bob {growth['bob'] / 1e6:+.1f} MB."
             ),
             "",
             "| file | bytes | code | z bytes | bits/byte | r_k | socket A→B over z | coder over Σ −log2 p, bits | MB/s |",

@@ -80,7 +80,7 @@ def demo(
     from harness.sample import sample_text
 
     data = sample_text()
-    typer.echo("Starting Alice, the wire and Bob ...", err=True)
+    typer.echo("Starting Alice, the wire and Bob ..." if alice is None else f"Waiting for {alice} and {bob} ...", err=True)
     with ExitStack() as stack:
         client = _client(stack, alice, bob, wire)
         dataset = client.post_octets(data, "pydoc_data.topics")

@@ -84,7 +84,7 @@ class Conversation:
     async def end(self, error: BaseException | None) -> None:
         """Say a last word, if the peer does not know yet, and close."""
         code, reason = (1000, "") if error is None else (close_code_of(error), slug_of(error))
-        if error is not None and not isinstance(error, (PeerLostError, PeerFailedError, RefusedError)):
+        if error is not None and not isinstance(error, PeerLostError):
             word: Message
             if isinstance(error, CancelledTransmissionError):
                 word = Cancel(reason=clip(error.reason))

@@ -32,7 +32,7 @@ def single(data):
     return [data[i : i + 1] for i in range(len(data))]
 
 
-def transmit(spec, tokens, cut, damage=None):
+def transmit(spec, tokens, cut, damage=None, out=None):
     """The tokens that Bob delivers, over two Channels."""
     alice, bob = pair()
     alice.send(
@@ -44,7 +44,7 @@ def transmit(spec, tokens, cut, damage=None):
     blocks = [tokens[i : i + spec.block_tokens] for i in range(0, len(tokens), spec.block_tokens)]
     encoder = TransmissionEncoder(spec, blocks, tokens=len(tokens), sha256=identity(spec.vocabulary, tokens))
     decoder = TransmissionDecoder(CodeSpec.parse(hello.spec), max_tokens=1 << 20)
-    out = []
+    out = [] if out is None else out
     for message in encoder.messages():
         if message is None:
             continue
@@ -91,8 +91,11 @@ def test_split_anywhere(name, m, data, block, segment, cuts):
 def test_a_flipped_bit_is_found_and_nothing_false_is_delivered(name, place, bit):
     spec = CodeSpec.from_fields({"model": {"kind": name}, "block_tokens": 400, "segment_tokens": 50})
     tokens = np.frombuffer(b"to be or not to be, that is the question " * 30, dtype=np.uint8).astype(np.uint32)
+    delivered = []
     with pytest.raises(CodelengthError):
-        transmit(spec, tokens, cutter([]), damage=(place, bit))
+        transmit(spec, tokens, cutter([]), damage=(place, bit), out=delivered)
+    found = np.concatenate([*delivered, np.zeros(0, np.uint32)])
+    assert np.array_equal(found, tokens[: len(found)])
 
 
 @SETTINGS

@@ -10,7 +10,7 @@ import pytest
 import websockets
 
 from harness.transmit import RequestError
-from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Error, Hello, Parser, Refuse, encode
+from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Accept, Code, Error, Hello, Parser, Refuse, encode
 from shared.code.models import preset
 
 TEXT = (b"It was the best of times, it was the worst of times, " * 4000)[:150_000]
@@ -136,6 +136,18 @@ async def test_bob_refuses(cluster, fields, problem):
         message = await asyncio.wait_for(answer(socket), 15)
         assert isinstance(message, Refuse)
         assert message.problem == problem
+
+
+async def test_bob_refuses_another_f(cluster):
+    async with bob_channel(cluster) as socket:
+        await socket.send(encode(hello(transmission="e" * 32)))
+        assert isinstance(await asyncio.wait_for(answer(socket), 15), Accept)
+        await socket.send(encode(Code(name="source uniform", data=b"p = 1")))
+        message = await asyncio.wait_for(answer(socket), 15)
+        assert isinstance(message, Error)
+        assert message.problem == "code-mismatch"
+    record = httpx.get(f"{cluster.bob}/transmissions/{'e' * 32}", trust_env=False).json()
+    assert record["state"] == "failed"
 
 
 async def test_another_subprotocol_is_told(cluster):

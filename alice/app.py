@@ -1,36 +1,27 @@
 """Alice's HTTP interface: datasets come in, transmissions are started, watched, paused and cancelled."""
 
 import asyncio
-import hashlib
-import json
+import contextlib
 import uuid
-from typing import IO, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
-import numpy as np
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
+from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import ClientDisconnect
 
 from alice.sending import Sending
+from alice.uploads import Wanted, receive
 from shared.code.errors import VocabularyError
-from shared.code.models import preset
-from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, Vocabulary
-from shared.code.vocabulary import check_range, dataset_digest, from_tokens
+from shared.code.models import spec_of
+from shared.code.spec import CodeSpec
+from shared.code.vocabulary import MAX_VOCABULARY_SIZE
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, reading_routes
 from shared.service.auth import require_token
-from shared.service.errors import (
-    BusyError,
-    ConflictError,
-    MalformedRequestError,
-    StorageFullError,
-    TooLargeError,
-    UploadInterruptedError,
-)
+from shared.service.errors import BusyError, ConflictError, NotFoundError, StorageFullError, TooLargeError
+from shared.service.forms import FORMS, MEDIA_TYPES, Form, form_of, read
 from shared.service.records import Code, CodeReference, Dataset, FBitsRecord, Transmission, codes, measured_f
 from shared.service.settings import Settings
 from shared.service.transfer import Recorder
-
-_MAX_JSON_BYTES: Final = 64 << 20
 
 
 class DatasetList(BaseModel):
@@ -58,6 +49,27 @@ class TransmissionRequest(BaseModel):
 routes = APIRouter(dependencies=[Depends(require_token)], responses=PROBLEMS)
 
 
+_BINARY: Final = {"type": "string", "format": "binary"}
+_IDS: Final = {
+    "type": "object",
+    "required": ["vocabulary_size", "tokens"],
+    "properties": {
+        "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": MAX_VOCABULARY_SIZE},
+        "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    },
+}
+_MULTIPART: Final = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "the dataset; its media type says its form"},
+        "form": {"type": "string", "enum": list(FORMS)},
+        "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": MAX_VOCABULARY_SIZE},
+        "name": {"type": "string", "maxLength": 255},
+    },
+}
+
+
 @routes.post(
     "/datasets",
     status_code=201,
@@ -67,43 +79,42 @@ routes = APIRouter(dependencies=[Depends(require_token)], responses=PROBLEMS)
         "requestBody": {
             "required": True,
             "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["vocabulary_size", "tokens"],
-                        "properties": {
-                            "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": 1 << 20},
-                            "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                        },
-                    },
-                    "example": {"vocabulary_size": 8, "tokens": [0, 1, 2, 3, 5, 7]},
-                },
+                MEDIA_TYPES["octets"]: {"schema": _BINARY, "example": "to be or not to be"},
+                MEDIA_TYPES["json"]: {"schema": _IDS, "example": {"vocabulary_size": 8, "tokens": [0, 1, 2, 3, 5, 7]}},
+                MEDIA_TYPES["npy"]: {"schema": _BINARY},
+                MEDIA_TYPES["uint16"]: {"schema": _BINARY},
+                "multipart/form-data": {"schema": _MULTIPART},
             },
         }
     },
 )
 async def post_dataset(
-    request: Request, held: Held, response: Response, name: Annotated[str, Query(max_length=255)] = ""
+    request: Request,
+    held: Held,
+    response: Response,
+    name: Annotated[str, Query(max_length=255, examples=["hello.txt"])] = "",
+    form: Annotated[Form | None, Query(description="what the body is, where its media type does not say so")] = None,
+    vocabulary_size: Annotated[
+        int | None, Query(ge=1, le=MAX_VOCABULARY_SIZE, description="m, for npy and uint16", examples=[50257])
+    ] = None,
 ) -> Dataset:
-    """Keep a dataset: raw octets (m = 256), or token ids as JSON with their vocabulary size m."""
-    media_type = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip()[:255]
-    limit = held.settings.max_upload_bytes
+    """Keep a dataset: octets (m = 256), token ids as JSON, or a file of them (.npy, uint16 little endian), also as multipart."""
     if held.store.used_bytes() + int(request.headers.get("content-length") or 0) > held.settings.max_stored_bytes:
         raise StorageFullError("the store is full (CODELENGTH_MAX_STORED_BYTES); delete datasets or transmissions")
-    with held.store.incoming() as (path, file):
-        if media_type == "application/json":
-            limit = min(limit, _MAX_JSON_BYTES)
-        size, sha256 = await _receive(request, file, limit)
-        vocabulary: Vocabulary = BytesVocabulary()
-        tokens = size
-        if media_type == "application/json":
-            vocabulary, tokens, size, sha256 = await asyncio.to_thread(_canonical_ids, file)
+    with held.store.incoming() as (_, upload), held.store.incoming() as (path, file):
+        wanted = Wanted(name=name, form=form, vocabulary_size=vocabulary_size)
+        wanted, media_type = await receive(request, upload, held.settings.max_upload_bytes, wanted)
+        chosen = wanted.form or form_of(media_type)
+        if chosen != "octets":
+            media_type = MEDIA_TYPES[chosen]
+        upload.seek(0)
+        vocabulary, tokens, size, sha256 = await asyncio.to_thread(read, chosen, upload, file, wanted.vocabulary_size)
         if tokens > held.settings.max_tokens:
             raise TooLargeError(f"a dataset of {tokens} tokens", held.settings.max_tokens, "CODELENGTH_MAX_TOKENS")
-        if any(dataset.id == sha256 for dataset in held.store.datasets()):
+        with contextlib.suppress(NotFoundError):
+            known = held.store.dataset(sha256)
             response.status_code = 200
-            return held.store.dataset(sha256)
+            return known
         held.store.adopt(path, sha256)
     dataset = Dataset(
         id=sha256,
@@ -113,54 +124,10 @@ async def post_dataset(
         tokens=tokens,
         bytes=size,
         media_type=media_type,
-        name=name,
+        name=wanted.name,
     )
     held.store.put_dataset(dataset)
     return dataset
-
-
-async def _receive(request: Request, file: IO[bytes], limit: int) -> tuple[int, str]:
-    """Stream the body to a file; returns its length and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise TooLargeError("the upload", limit, "CODELENGTH_MAX_UPLOAD_BYTES")
-            digest.update(part)
-            file.write(part)
-    except ClientDisconnect:
-        raise UploadInterruptedError("the upload ended before its announced length") from None
-    file.flush()
-    return size, digest.hexdigest()
-
-
-def _canonical_ids(file: IO[bytes]) -> tuple[Vocabulary, int, int, str]:
-    """Replace JSON by the canonical bytes of its tokens; returns vocabulary, n, bytes and D's identity."""
-    file.seek(0)
-    try:
-        body = json.load(file)
-        size, ids = body["vocabulary_size"], body["tokens"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise MalformedRequestError('expected JSON of the form {"vocabulary_size": m, "tokens": [ids]}') from None
-    if type(size) is not int or not 1 <= size <= 1 << 20:
-        raise VocabularyError("vocabulary_size must be an integer from 1 to 2^20")
-    if not isinstance(ids, list) or any(type(token) is not int for token in ids):
-        raise VocabularyError("tokens must be a list of integers")
-    vocabulary = IdsVocabulary(size=size)
-    wrong = next((index for index, token in enumerate(ids) if not 0 <= token < size), None)
-    if wrong is not None:
-        raise VocabularyError(f"the id {ids[wrong]} is not in 0 … {size - 1}", position=wrong)
-    tokens = np.array(ids, dtype=np.uint32)
-    check_range(tokens, vocabulary)
-    data = from_tokens(tokens, vocabulary)
-    file.seek(0)
-    file.truncate()
-    file.write(data)
-    file.flush()
-    digest = dataset_digest(vocabulary)
-    digest.update(data)
-    return vocabulary, len(ids), len(data), digest.hexdigest()
 
 
 @routes.get("/datasets", tags=["datasets"])
@@ -169,7 +136,14 @@ async def list_datasets(held: Held) -> DatasetList:
     return DatasetList(datasets=held.store.datasets())
 
 
-DatasetId = Annotated[str, "the dataset's SHA-256"]
+DatasetId = Annotated[
+    str,
+    PathParameter(
+        pattern=r"^[0-9a-f]{64}$",
+        description="the dataset's SHA-256",
+        examples=["b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"],
+    ),
+]
 
 
 @routes.get("/datasets/{identifier}", tags=["datasets"])
@@ -230,12 +204,10 @@ async def _run(app: FastAPI, identifier: str, sending: Sending) -> None:
 
 
 def _resolve(code: str | dict[str, Any], dataset: Dataset) -> tuple[CodeSpec, str]:
-    if isinstance(code, str):
-        return preset(code, dataset.as_vocabulary()), code
-    spec = CodeSpec.from_fields(code)
+    spec = spec_of(code, dataset.as_vocabulary())
     if spec.vocabulary != dataset.as_vocabulary():
         raise VocabularyError(f"the code is for m = {spec.vocabulary_size}, the dataset has m = {dataset.vocabulary_size}")
-    return spec, "custom"
+    return spec, code if isinstance(code, str) else "custom"
 
 
 def _sending(request: Request, held: Services, identifier: str) -> Sending:

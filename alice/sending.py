@@ -188,11 +188,7 @@ class Sending:
             archive, _ = self._held.pool.sources[spec.model.kind]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))
         path = self._held.store.object(record.dataset.id)
-        await worker.run(
-            EncodeJob(
-                spec=spec.canonical_bytes(), path=str(path), tokens=record.dataset.tokens or 0, sha256=record.dataset.sha256
-            )
-        )
+        await worker.run(EncodeJob(spec=spec.canonical_bytes(), path=str(path), sha256=record.dataset.sha256))
         self._worker = worker
         self._recorder.state("running")
 

@@ -1,7 +1,9 @@
 """Bob's interface: the channel that Alice speaks on, and HTTP to read reconstructions, bit counts and records."""
 
 import asyncio
-import json
+import re
+import uuid
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -12,15 +14,17 @@ from pydantic import BaseModel
 from bob.receiving import Receiving, ServerLink
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL
 from shared.code.arithmetic import COST_UNITS_PER_BIT
-from shared.code.vocabulary import to_tokens
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, problem_response, reading_routes
 from shared.service.auth import require_token, websocket_authorised
-from shared.service.errors import ConflictError, NotFoundError, Problem, TooLargeError, UnauthorizedError
+from shared.service.errors import ConflictError, NotFoundError, Problem, StorageFullError, UnauthorizedError
+from shared.service.forms import MEDIA_TYPES, Form, form_of, write
 from shared.service.records import Transmission
 from shared.service.settings import Settings
 
 _MOST_LISTED_TOKENS: Final = 1_000_000
-_OCTETS: Final = "application/octet-stream"
+_OCTETS: Final = MEDIA_TYPES["octets"]
+_BINARY: Final = {"type": "string", "format": "binary"}
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 routes = APIRouter(tags=["transmissions"], dependencies=[Depends(require_token)], responses=PROBLEMS)
 
@@ -52,34 +56,68 @@ def _verified(held: Services, identifier: str) -> Transmission:
 @routes.get(
     "/transmissions/{identifier}/reconstruction",
     response_class=Response,
-    responses={200: {"content": {_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={
+        200: {"content": {media_type: {"schema": _BINARY} for media_type in MEDIA_TYPES.values()}},
+        206: {"description": "The range asked for", "content": {_OCTETS: {"schema": _BINARY}}},
+    },
 )
 async def reconstruction(
-    held: Held, identifier: Identifier, form: Annotated[Literal["raw", "json"] | None, Query()] = None
+    held: Held,
+    identifier: Identifier,
+    form: Annotated[
+        Literal["raw", "json", "npy", "uint16"] | None, Query(description="raw: canonical bytes; else as it came in")
+    ] = None,
 ) -> Response:
-    """What Bob decoded, once verified: octets as they came, token ids as JSON unless `form=raw` asks for canonical bytes."""
+    """What Bob decoded, once verified, in the form it came in or in another. Ranges may be asked for."""
     record = _verified(held, identifier)
-    path = held.store.object(record.reconstruction.sha256 or "")
+    sha256 = record.reconstruction.sha256 or ""
+    path = held.store.object(sha256)
     if not path.exists():
         raise NotFoundError("reconstruction of", identifier)
-    chosen = form or ("raw" if record.dataset.vocabulary == "bytes" else "json")
-    etag = f'"{record.reconstruction.sha256}"'
-    if chosen == "raw":
-        media_type = (
-            record.dataset.media_type if record.dataset.vocabulary == "bytes" and "/" in record.dataset.media_type else _OCTETS
-        )
-        return FileResponse(path, media_type=media_type, headers={"ETag": etag, "X-Content-Type-Options": "nosniff"})
-    if (record.dataset.tokens or 0) > 16 * _MOST_LISTED_TOKENS:
-        raise TooLargeError("a reconstruction as JSON", 16 * _MOST_LISTED_TOKENS, "ask for form=raw")
-    tokens = await asyncio.to_thread(lambda: to_tokens(path.read_bytes(), record.dataset.as_vocabulary()).tolist())
-    body = json.dumps({"vocabulary_size": record.dataset.vocabulary_size, "tokens": tokens})
-    return Response(body, media_type="application/json", headers={"ETag": etag})
+    dataset = record.dataset
+    given = form_of(dataset.media_type) if dataset.vocabulary == "ids" else "octets"
+    chosen: Form = given if form is None else "octets" if form == "raw" else form
+    if chosen != "octets":
+        path = await asyncio.to_thread(_in_form, held, record, chosen)
+    plain = chosen == "octets" and dataset.vocabulary == "bytes" and _MEDIA_TYPE.fullmatch(dataset.media_type)
+    return FileResponse(
+        path,
+        media_type=dataset.media_type if plain else MEDIA_TYPES[chosen],
+        filename=_file_name(dataset.name) or None,
+        headers={
+            "ETag": f'"{sha256}-{chosen}"',
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox",
+        },
+    )
+
+
+def _in_form(held: Services, record: Transmission, form: Form) -> Path:
+    """The reconstruction in a form, made at the first time of asking."""
+    directory = held.store.transmission_directory(record.id)
+    path = directory / f"reconstruction.{form}"
+    if not path.exists():
+        if held.store.used_bytes() + 9 * (record.dataset.tokens or 0) > held.settings.max_stored_bytes:
+            raise StorageFullError("Bob's store is full (CODELENGTH_MAX_STORED_BYTES); ask for form=raw")
+        partial = directory / f"reconstruction.{form}.{uuid.uuid4().hex}"
+        try:
+            with partial.open("wb") as file:
+                write(form, held.store.object(record.reconstruction.sha256 or ""), record.dataset.as_vocabulary(), file)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def _file_name(name: str) -> str:
+    """A name that a browser may save under: no directories, nothing that cannot be printed."""
+    return "".join(letter for letter in name.replace("\\", "/").rpartition("/")[2] if letter.isprintable())
 
 
 @routes.get(
     "/transmissions/{identifier}/bits",
     response_model=Bits,
-    responses={200: {"content": {_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": {_OCTETS: {"schema": _BINARY}}}},
 )
 async def bits(
     request: Request, held: Held, identifier: Identifier, per: Annotated[Literal["token", "block"] | None, Query()] = None

@@ -180,11 +180,18 @@ class Receiving:
     async def _receive(self, worker: Worker, hello: Hello, spec: CodeSpec, heard: AsyncIterator[Message]) -> str:
         recorder, conversation = self.recorder, self._conversation
         assert recorder is not None
-        limit = self._held.settings.max_tokens if hello.tokens is None else hello.tokens
+        limit = self._held.settings.max_tokens
         directory = self._held.store.transmission_directory(hello.transmission)
         ours = runtime_fingerprint()
         await worker.run(
-            DecodeJob(spec=spec.canonical_bytes(), directory=str(directory), max_tokens=limit, ours=ours, theirs=hello.runtime)
+            DecodeJob(
+                spec=spec.canonical_bytes(),
+                directory=str(directory),
+                tokens=hello.tokens,
+                max_tokens=limit,
+                ours=ours,
+                theirs=hello.runtime,
+            )
         )
         await conversation.say(Accept(block=0, runtime=ours))
         recorder.state("running")

@@ -1,19 +1,26 @@
-"""The command line: `codelength transmit | demo | codes | serve`. Results go to standard output, all else to standard error.
+"""The command line. Results go to standard output, all else to standard error. See `codelength COMMAND --help`.
 
-Exit status: 0 done; 1 the transmission did not end verified; 2 wrong usage or input; 3 services could not be started or reached;
-4 the ledger does not hold; 130 interrupted. Imports are late, so that --help answers at once.
+Exit status: 0 done; 1 not verified, damaged, or not to be written; 2 wrong usage or input; 3 services could not be started or
+reached; 4 the ledger does not hold; 130 interrupted; 141 nobody reads standard output; 143 terminated. Imports are late, so
+that --help answers at once.
 """
 
 import os
+import signal
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness import terminal
+from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
+
 if TYPE_CHECKING:
     from harness.transmit import Client
+    from shared.code.spec import CodeSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,98 +30,291 @@ app = typer.Typer(
     help="Alice sends Bob a dataset as an arithmetic code under a model both train as they go; every bit is counted.",
 )
 
-_FAILED: Final = 1
-_USAGE: Final = 2
-_UNAVAILABLE: Final = 3
-_LEDGER: Final = 4
+
+def _preset_names(incomplete: str) -> list[str]:
+    from shared.code.models import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
 
 
-def _fail(status: int, text: str) -> NoReturn:
-    typer.echo(f"codelength: {text}", err=True)
-    raise typer.Exit(status)
+def _size(text: str) -> int:
+    """A number of bytes: 4096, 64K, 10M, 2G."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
+        raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
+    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
+
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Files; none or - for standard input.")]
+Code = Annotated[
+    str, typer.Option(help="A preset, as `codelength codes` lists them, or a spec.json.", autocompletion=_preset_names)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")]
+ToStdout = Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output, and keep the input.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite, and write compressed data to a terminal.")]
+Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This is so anyway.")]
+Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
+MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
+Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
+Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
+Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
+Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
+Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
+_MEMORY = "512M"
 
 
 @app.command()
 def transmit(
-    file: Annotated[Path, typer.Argument(help="The file whose octets Alice sends.")],
-    code: Annotated[str, typer.Option(help="The preset, as `codelength codes` lists them.")] = "ngram",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
+    code: Code = "ngram",
+    as_json: AsJson = False,
     send_f: Annotated[bool, typer.Option("--send-f", help="Send f's source too; Bob compares it with his.")] = False,
     save: Annotated[Path | None, typer.Option(help="Write Bob's reconstruction to this file.")] = None,
-    alice: Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")] = None,
-    bob: Annotated[str | None, typer.Option(help="The running Bob's URL.")] = None,
-    wire: Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")] = None,
+    form: Form = "octets",
+    vocabulary_size: Vocabulary = None,
+    alice: Alice = None,
+    bob: Bob = None,
+    wire: Wire = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
-    if not file.is_file():
-        _fail(_USAGE, f"{file}: no such file" if not file.exists() else f"{file}: not a regular file")
-    if not os.access(file, os.R_OK):
-        _fail(_USAGE, f"{file}: cannot be read")
+    die = partial(fail, as_json=as_json)
+    _must_be_readable(file, as_json=as_json)
     if (alice is None) != (bob is None):
-        _fail(_USAGE, "--alice and --bob come together")
+        die(USAGE, "--alice and --bob come together")
+    chosen = _code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire)
-        result = _transmit(client, client.post_file(file)["id"], code, send_f=send_f)
+        client = _client(stack, alice, bob, wire, as_json=as_json)
+        dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
+        result = _transmit(client, dataset["id"], chosen, send_f=send_f, as_json=as_json)
         if save is not None and result["state"] == "verified":
-            client.reconstruction(result["transmission"], save)
+            try:
+                client.reconstruction(result["transmission"], save)
+            except OSError as error:
+                die(FAILED, f"{save}: cannot be written: {error.strerror}")
     if as_json:
-        import json
-
-        typer.echo(json.dumps(result, indent=2))
+        emit_json(result)
     else:
         from harness.report import ledger_table, print_table
 
         print_table(ledger_table([result]))
     if result["state"] != "verified":
-        _fail(_FAILED, f"the transmission is {result['state']}: {(result['error'] or {}).get('detail', 'no reason is known')}")
+        reason = (result["error"] or {}).get("detail", "no reason is known")
+        fail(FAILED, f"the transmission is {result['state']}: {reason}")
 
 
 @app.command()
-def demo(
-    alice: Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")] = None,
-    bob: Annotated[str | None, typer.Option(help="The running Bob's URL.")] = None,
-    wire: Annotated[str | None, typer.Option(help="The running wire's counts URL.")] = None,
+def compare(
+    file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
+    codes: Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")] = None,
+    as_json: AsJson = False,
+    form: Form = "octets",
+    vocabulary_size: Vocabulary = None,
+    alice: Alice = None,
+    bob: Bob = None,
+    wire: Wire = None,
 ) -> None:
+    """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
+    from harness import comparison
+
+    die = partial(fail, as_json=as_json)
+    _must_be_readable(file, as_json=as_json)
+    if (alice is None) != (bob is None):
+        die(USAGE, "--alice and --bob come together")
+    with ExitStack() as stack:
+        client = _client(stack, alice, bob, wire, as_json=as_json)
+        known = [one["name"] for one in client.codes()]
+        names = [name.strip() for name in codes.split(",") if name.strip()] if codes is not None else known
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            die(USAGE, f"no preset is called {', '.join(unknown) or 'so'}; there are {', '.join(known)}", slug="unknown-code")
+        dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
+        results = [_transmit(client, dataset["id"], name, as_json=as_json) for name in dict.fromkeys(names)]
+    others = comparison.others(file)
+    _prepare()
+    sizes = {name: comparison.stored_bytes(file, name) for name in names} if form == "octets" else {}
+    if as_json:
+        emit_json(comparison.as_json(results, sizes, others))
+    else:
+        from harness.report import print_table
+
+        print_table(comparison.rows(results, sizes, others))
+    if any(result["state"] != "verified" for result in results):
+        fail(FAILED, "not every transmission was verified")
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(help="The text to be sent; - for standard input.")],
+    code: Code = "ngram",
+    as_json: AsJson = False,
+) -> None:
+    """Show, token by token, the interval, the bits that become certain, and how Bob finds the token."""
+    data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
+    chosen = _code(code, as_json=as_json)
+    _prepare()
+    spec = _spec(chosen, as_json=as_json)
+    from harness import explanation
+
+    if spec.vocabulary.kind != "bytes":
+        fail(USAGE, f"{code} is a code for token ids; text is octets", as_json=as_json)
+    if len(data) > explanation.MAX_TOKENS:
+        fail(USAGE, f"the text has {len(data):,} bytes; at most {explanation.MAX_TOKENS:,} are explained", as_json=as_json)
+    found = explanation.explain(data, spec)
+    if as_json:
+        emit_json(explanation.as_json(found))
+    else:
+        emit("\n".join(explanation.lines(found)))
+
+
+@app.command()
+def compress(
+    names: Names = None,
+    code: Code = "ngram",
+    output: Output = None,
+    to_stdout: ToStdout = False,
+    force: Force = False,
+    keep: Keep = False,
+    remove: Remove = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compress files to FILE.clz1."""
+    from harness import filing
+    from harness.files import Manners
+
+    del keep
+    names = names or ["-"]
+    _one_output(names, output, to_stdout, as_json)
+    chosen = _code(code, as_json=as_json)
+    _prepare()
+    spec = _spec(chosen, as_json=as_json)
+    if spec.vocabulary.kind != "bytes":
+        fail(USAGE, f"{code} is a code for token ids; files are octets", as_json=as_json)
+    manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
+    work = partial(filing.compress, spec=spec, code=code if isinstance(chosen, str) else "", manners=manners, quiet=quiet)
+    _, status = filing.each(names, work, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def decompress(
+    names: Names = None,
+    output: Output = None,
+    to_stdout: ToStdout = False,
+    force: Force = False,
+    keep: Keep = False,
+    remove: Remove = False,
+    quiet: Quiet = False,
+    max_size: Annotated[
+        int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")
+    ] = None,
+    max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    as_json: AsJson = False,
+) -> None:
+    """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
+    from harness import filing
+    from harness.files import Manners
+
+    del keep
+    names = names or ["-"]
+    _one_output(names, output, to_stdout, as_json)
+    _prepare()
+    manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
+    work = partial(filing.decompress, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet)
+    _, status = filing.each(names, work, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def test(
+    names: Names = None,
+    quiet: Quiet = False,
+    max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    as_json: AsJson = False,
+) -> None:
+    """Decode files and verify them; write nothing."""
+    from harness import filing
+
+    _prepare()
+    work = partial(filing.test, max_model_bytes=max_memory, quiet=quiet)
+    results, status = filing.each(names or ["-"], work, as_json=as_json)
+    if not (as_json or quiet):
+        for result in results:
+            if "error" not in result:
+                size = sum(one["bytes"] for one in result["transmissions"])
+                emit(f"{result['file']}: verified, {terminal.octets(size)}")
+    raise typer.Exit(status)
+
+
+@app.command(name="list")
+def list_files(names: Names = None, as_json: AsJson = False) -> None:
+    """Show what files say of themselves, without decoding them."""
+    from harness import filing
+
+    results, status = filing.each(names or ["-"], filing.scan, as_json=as_json)
+    rows = filing.list_table(results)
+    if not as_json and len(rows) > 1:
+        from harness.report import print_table
+
+        print_table(rows)
+    raise typer.Exit(status)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Does this machine compute f exactly? Recompute the golden vectors, and print what computed them."""
+    _prepare()
+    from harness import examination
+
+    report = examination.examine()
+    if as_json:
+        emit_json(report)
+    else:
+        emit("\n".join(examination.report(report)))
+    if not report["exact"]:
+        fail(FAILED, "this machine does not compute f exactly; do not trust its transmissions, and please report this")
+
+
+@app.command()
+def demo(alice: Alice = None, bob: Bob = None, wire: Wire = None) -> None:
     """Transmit a sample text with every preset, and print the ledger."""
     from harness.report import explain_table, ledger_table, print_table
     from harness.sample import sample_text
 
     data = sample_text()
-    typer.echo("Starting Alice, the wire and Bob ..." if alice is None else f"Waiting for {alice} and {bob} ...", err=True)
+    terminal.say("Starting Alice, the wire and Bob ..." if alice is None else f"Waiting for {alice} and {bob} ...")
     with ExitStack() as stack:
         client = _client(stack, alice, bob, wire)
         dataset = client.post_octets(data, "pydoc_data.topics")
         results = [_transmit(client, dataset["id"], code["name"]) for code in client.codes()]
-    typer.echo(f"The sample: Python's own manual pages, {len(data):,} bytes, SHA-256 {dataset['sha256']}\n")
+    emit(f"The sample: Python's own manual pages, {len(data):,} bytes, SHA-256 {dataset['sha256']}\n")
     print_table(ledger_table(results))
-    typer.echo(explain_table())
+    emit(explain_table())
     if any(result["state"] != "verified" for result in results):
-        _fail(_FAILED, "not every transmission was verified")
+        fail(FAILED, "not every transmission was verified")
 
 
 @app.command()
 def codes(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     alice: Annotated[str | None, typer.Option(help="Ask a running Alice, and print |f| as measured there.")] = None,
 ) -> None:
     """List the presets."""
     if alice is not None:
         with ExitStack() as stack:
-            found = _client(stack, alice, alice, None).codes()
+            found = _client(stack, alice, alice, None, as_json=as_json).codes()
     else:
-        from shared.service.kernels import prepare_kernel_cache
-
-        prepare_kernel_cache()
+        _prepare()
         from harness.report import local_codes
 
         found = local_codes()
     if as_json:
-        import json
-
-        typer.echo(json.dumps({"codes": found}, indent=2))
+        emit_json({"codes": found})
     else:
         for code in found:
-            typer.echo(f"{code['name']:<12} |f| = {code['f_bits']['total'] / 8:>8,.0f} bytes   {code['summary']}")
+            emit(f"{code['name']:<12} |f| = {code['f_bits']['total'] / 8:>8,.0f} bytes   {code['summary']}")
 
 
 @app.command()
@@ -122,11 +322,62 @@ def serve(service: Annotated[str, typer.Argument(help="alice, bob or wire")]) ->
     """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire"}
     if service not in modules:
-        _fail(_USAGE, f"there is no service {service!r}: alice, bob or wire")
+        fail(USAGE, f"there is no service {service!r}: alice, bob or wire")
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 
-def _client(stack: ExitStack, alice: str | None, bob: str | None, wire: str | None) -> "Client":
+def _prepare() -> None:
+    """Say where compiled kernels lie, before numba is imported."""
+    from shared.service.kernels import prepare_kernel_cache
+
+    prepare_kernel_cache()
+
+
+def _must_be_readable(file: Path, *, as_json: bool) -> None:
+    if not file.is_file():
+        fail(USAGE, f"{file}: no such file" if not file.exists() else f"{file}: not a regular file", as_json=as_json)
+    if not os.access(file, os.R_OK):
+        fail(USAGE, f"{file}: cannot be read", as_json=as_json)
+
+
+def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json: bool) -> None:
+    if output is not None and to_stdout:
+        fail(USAGE, "-o and -c exclude each other", as_json=as_json)
+    if output is not None and len(names) > 1:
+        fail(USAGE, f"-o names one output, but there are {len(names)} inputs; use -c to join them", as_json=as_json)
+    if as_json and (to_stdout or (output is None and "-" in names)):
+        fail(USAGE, "standard output cannot carry both the data and --json; use -o", as_json=as_json)
+
+
+def _code(code: str, *, as_json: bool) -> str | dict[str, Any]:
+    """A preset's name as it is; a spec file's contents."""
+    if not code.endswith(".json"):
+        return code
+    import json
+
+    try:
+        fields = json.loads(Path(code).read_bytes())
+    except OSError as error:
+        fail(USAGE, f"{code}: {(error.strerror or 'cannot be read').lower()}", as_json=as_json)
+    except (ValueError, RecursionError):
+        fail(USAGE, f"{code}: is not JSON", as_json=as_json)
+    if not isinstance(fields, dict):
+        fail(USAGE, f"{code}: is no code specification, which is a JSON object", as_json=as_json)
+    return fields
+
+
+def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
+    from shared.channel.errors import describe
+    from shared.code.errors import InputError
+    from shared.code.models import spec_of
+
+    try:
+        return spec_of(code)
+    except InputError as error:
+        fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
+
+
+def _client(stack: ExitStack, alice: str | None, bob: str | None, wire: str | None, *, as_json: bool = False) -> "Client":
     import time
 
     from harness.cluster import Cluster, StartError, wait_ready
@@ -142,29 +393,43 @@ def _client(stack: ExitStack, alice: str | None, bob: str | None, wire: str | No
             cluster = stack.enter_context(Cluster())
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
     except StartError as error:
-        _fail(_UNAVAILABLE, str(error))
+        fail(UNAVAILABLE, str(error), as_json=as_json)
     return stack.enter_context(Client(urls, os.environ.get("CODELENGTH_TOKEN")))
 
 
-def _transmit(client: "Client", dataset: str, code: str, *, send_f: bool = False) -> dict[str, Any]:
-    from harness.report import Progress
+def _post(client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_json: bool) -> dict[str, Any]:
+    from harness.transmit import FORMS, RequestError
+
+    if form not in FORMS:
+        fail(USAGE, f"there is no form {form!r}: {', '.join(FORMS)}", as_json=as_json)
+    try:
+        return client.post_file(file, form, vocabulary_size)
+    except RequestError as error:
+        fail(USAGE, f"{file}: {error}", as_json=as_json, slug=error.slug)
+
+
+def _transmit(
+    client: "Client", dataset: str, code: str | dict[str, Any], *, send_f: bool = False, as_json: bool = False
+) -> dict[str, Any]:
     from harness.transmit import LedgerError, RequestError
 
-    with Progress(code) as progress:
+    with terminal.Progress(code if isinstance(code, str) else "custom", "tokens") as progress:
+
+        def show(record: dict[str, Any]) -> None:
+            progress.update(record["tokens_done"], record["dataset"]["tokens"], record["state"])
+
         try:
-            return client.transmit(dataset, code, send_f=send_f, progress=progress.show)
+            return client.transmit(dataset, code, send_f=send_f, progress=show)
         except RequestError as error:
-            _fail(_USAGE, str(error))
+            fail(USAGE, str(error), as_json=as_json, slug=error.slug)
         except LedgerError as error:
-            _fail(_LEDGER, f"the ledger does not hold: {error}")
+            fail(LEDGER, f"the ledger does not hold: {error}", as_json=as_json)
 
 
 def main() -> None:
     """The entry point."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that nothing half-made is left
+    app()
 
 
 if __name__ == "__main__":

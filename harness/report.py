@@ -1,10 +1,8 @@
-"""What people see: the ledger as a table, and progress on standard error."""
+"""What people see of results: tables."""
 
 import os
 import sys
-import time
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -21,10 +19,10 @@ def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 result["code"]["name"],
-                _octets(result["s0_bits"]),
-                _octets(result["sk_bits"]),
-                _rate(result["compression_rate"]),
-                _rate(result["compression_rate_net_of_f"]),
+                in_bytes(result["s0_bits"]),
+                in_bytes(result["sk_bits"]),
+                rate(result["compression_rate"]),
+                rate(result["compression_rate_net_of_f"]),
                 "–" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}",
                 f"{-(-result['z_bits'] // 8):,}",
                 f"{result['wire']['alice_to_bob']['socket_bytes']:,}",
@@ -37,11 +35,13 @@ def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _octets(bits: float | None) -> str:
+def in_bytes(bits: float | None) -> str:
+    """Bits as whole bytes."""
     return "–" if bits is None else f"{-int(-bits // 8):,}"
 
 
-def _rate(value: float | None) -> str:
+def rate(value: float | None) -> str:
+    """A rate in percent."""
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
@@ -78,31 +78,3 @@ def local_codes() -> list[dict[str, Any]]:
     for spec in map(preset, PRESETS):
         sources[spec.model.kind] = compress(archive(spec, code_sources()))
     return [code.model_dump(mode="json") for code in codes(sources)]
-
-
-class Progress:
-    """One line on standard error, rewritten; nothing at all where that is no terminal."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._visible = sys.stderr.isatty()
-        self._started = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._visible:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def show(self, record: dict[str, Any]) -> None:
-        """Show where the record stands, at which rate, and how long it will take."""
-        if not self._visible:
-            return
-        done, total = record["tokens_done"], record["dataset"]["tokens"] or 0
-        rate = done / max(time.monotonic() - self._started, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        text = f"{self._label}: {record['state']}, {done:,} of {total:,} tokens, {rate / 1e6:.2f} M/s{left}"
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()

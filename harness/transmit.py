@@ -9,13 +9,18 @@ from typing import Any, Final, Self
 import httpx
 
 from shared.channel.ledger import DirectionLedger, compose, disagreements
+from shared.service.forms import FORMS
 
 _FINAL: Final = ("interrupted", "verified", "failed", "cancelled")
 _SETTLE_SECONDS: Final = 15.0
 
 
 class RequestError(Exception):
-    """A service refused a request, or could not be reached."""
+    """A service refused a request, or could not be reached. `slug` names the problem, where the service named it."""
+
+    def __init__(self, text: str, slug: str | None = None) -> None:
+        super().__init__(text)
+        self.slug = slug
 
 
 class LedgerError(Exception):
@@ -55,18 +60,27 @@ class Client:
         headers = {"Content-Type": "application/octet-stream"}
         return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, content=content, headers=headers)
 
-    def post_file(self, path: Path) -> dict[str, Any]:
-        """Give Alice a file's octets, streamed."""
+    def post_file(self, path: Path, form: str = "octets", vocabulary_size: int | None = None) -> dict[str, Any]:
+        """Give Alice a file, streamed. form: one of `FORMS`."""
 
         def parts() -> Iterator[bytes]:
             with path.open("rb") as file:
                 while data := file.read(1 << 20):
                     yield data
 
-        return self.post_octets(parts(), path.name)
+        query: dict[str, Any] = {"name": path.name[:255], "form": form}
+        if vocabulary_size is not None:
+            query["vocabulary_size"] = vocabulary_size
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._json("POST", f"{self._urls.alice}/datasets", params=query, content=parts(), headers=headers)
 
     def transmit(
-        self, dataset: str, code: str, *, send_f: bool = False, progress: Callable[[dict[str, Any]], None] | None = None
+        self,
+        dataset: str,
+        code: str | dict[str, Any],
+        *,
+        send_f: bool = False,
+        progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Transmit a dataset that Alice holds; returns the object that `transmit --json` prints.
 
@@ -176,12 +190,16 @@ class Client:
         try:
             answer = self._http.request(method, url, **options)
         except httpx.HTTPError as error:
-            raise RequestError(f"{url}: {error}") from None
+            raise RequestError(f"{url}: {error}", "unavailable") from None
         if answer.is_error:
             try:
-                detail = answer.json()["detail"]
+                document = answer.json()
+                detail, slug = document["detail"], str(document["type"]).rpartition(":")[2]
             except (ValueError, KeyError):
-                detail = f"HTTP {answer.status_code}"
-            raise RequestError(str(detail))
+                detail, slug = f"HTTP {answer.status_code}", None
+            raise RequestError(str(detail), slug)
         found: dict[str, Any] = answer.json()
         return found
+
+
+__all__ = ["FORMS", "Client", "LedgerError", "RequestError", "Urls"]

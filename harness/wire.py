@@ -19,6 +19,7 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from harness.versions import package_version
@@ -119,7 +120,14 @@ def create_app(relay: Relay, listening: socket.socket) -> FastAPI:
         finally:
             server.close()
 
-    app = FastAPI(title="codelength: wire", summary="Counts the bytes between Alice and Bob.", lifespan=lifespan)
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/static",
+        title="codelength: wire",
+        summary="Counts the bytes between Alice and Bob.",
+        version=package_version(),
+        lifespan=lifespan,
+    )
 
     @app.get("/connections")
     async def connections() -> ConnectionList:

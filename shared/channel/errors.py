@@ -21,7 +21,12 @@
         ├── DigestMismatchError         the reconstruction is not D
         ├── PeerLostError               the connection went away
         ├── PeerFailedError             the peer reported an error
-        └── CancelledTransmissionError
+        ├── CancelledTransmissionError
+        └── StoredError                 a file is no whole, undamaged transmission
+            ├── NotStoredError
+            ├── StoredVersionError
+            ├── HeaderDamagedError
+            └── TruncatedError
 
 `describe` gives each class its slug, its websocket close code and its HTTP status. Close codes 4000 … 4999 are for
 applications (RFC 6455, 7.4.2).
@@ -184,6 +189,55 @@ class CancelledTransmissionError(ChannelError):
         return f"cancelled: {self.reason}"
 
 
+class StoredError(ChannelError):
+    """A file that should hold a transmission does not, or not all of it."""
+
+
+class NotStoredError(StoredError):
+    """These bytes are no stored transmission."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not a file of codelength: {self.reason}"
+
+
+class StoredVersionError(StoredError):
+    """The file was written in a form that this version does not read."""
+
+    def __init__(self, theirs: int, ours: int) -> None:
+        super().__init__(theirs, ours)
+        self.theirs = theirs
+        self.ours = ours
+
+    def __str__(self) -> str:
+        return f"the file is of format version {self.theirs}, this codelength reads version {self.ours}; use a newer one"
+
+
+class HeaderDamagedError(StoredError):
+    """The head of the file is not as it was written."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the head of the file is damaged: {self.reason}"
+
+
+class TruncatedError(StoredError):
+    """The file ends before the transmission does."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+    def __str__(self) -> str:
+        return f"the file ends after {self.size} bytes, before the transmission does"
+
+
 class Description(NamedTuple):
     """What an exception is called outside: `urn:codelength:problem:<slug>`, websocket close code, HTTP status."""
 
@@ -215,6 +269,11 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     PeerLostError: Description("peer-lost", 4033, 502),
     PeerFailedError: Description("peer-failed", 4034, 502),
     CancelledTransmissionError: Description("cancelled", 4035, 409),
+    StoredError: Description("bad-file", 4050, 422),
+    NotStoredError: Description("not-a-codelength-file", 4051, 422),
+    StoredVersionError: Description("file-version", 4052, 422),
+    HeaderDamagedError: Description("damaged-header", 4053, 422),
+    TruncatedError: Description("truncated", 4054, 422),
 }
 
 

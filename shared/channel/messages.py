@@ -329,9 +329,15 @@ class Parser:
         self._buffer += data
 
     @property
-    def inside_record(self) -> bool:
-        """Whether a record has begun and not ended."""
-        return bool(self._buffer)
+    def waiting_bytes(self) -> int:
+        """Bytes of the record that has begun and not ended, or of records not yet asked for."""
+        return len(self._buffer)
+
+    def take_waiting(self) -> bytes:
+        """Those bytes, removed."""
+        waiting = bytes(self._buffer)
+        self._buffer.clear()
+        return waiting
 
     def next(self) -> Message | None:
         """The next complete message, None if there is none yet. Raises a `RemoteProtocolError` (P-2, P-3)."""

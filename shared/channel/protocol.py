@@ -84,6 +84,15 @@ class Channel:
                 raise
             yield message
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes received that no message has been made of yet."""
+        return self._parser.waiting_bytes
+
+    def take_waiting(self) -> bytes:
+        """Those bytes, removed: what follows the end of the conversation."""
+        return self._parser.take_waiting()
+
     def fail(self, message: Message) -> bytes:
         """The bytes of a last message after a `RemoteProtocolError`, which has closed this side already (P-7)."""
         self.state = State.CLOSED

@@ -264,6 +264,13 @@ class Encoder(_Coder):
         """Bytes that have left the register, drained or not."""
         return int(self.state[MOVED]) + int(self.state[LENGTH])
 
+    def interval(self) -> tuple[int, int, int]:
+        """The interval as it stands: low, width and scale in bits; [low, low + width) / 2^scale. Only before the first drain."""
+        if self.state[MOVED]:
+            raise RuntimeError("part of the interval's low end has been drained")
+        low = int.from_bytes(self.buffer[: int(self.state[LENGTH])].tobytes(), "big") << 64 | int(self.state[LOW])
+        return low, int(self.state[RANGE]), 8 * self.emitted_bytes + 64
+
     def drain(self) -> bytes:
         """The bytes that no later carry can change, removed from the coder."""
         length = int(self.state[LENGTH])
@@ -320,6 +327,11 @@ class Decoder(_Coder):
         state[HEAD], state[LENGTH] = head, length + len(data)
         if head == 0 and length + len(data) >= _REGISTER_BYTES:
             self._prime()
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes fed that no decision has needed yet."""
+        return max(0, int(self.state[LENGTH]) - int(self.state[HEAD]))
 
     def close(self) -> None:
         """No more input will come: zeros follow."""

@@ -138,6 +138,10 @@ class Encoder(_Codec):
             yield Segment(tokens=coded, cost_units=units)
         self.costs = layout.flat(layout.costs)
 
+    def interval(self) -> tuple[int, int, int]:
+        """The coder's interval, before the first drain: low, width, scale; every code in [low, low + width) / 2^scale would do."""
+        return self._coder.interval()
+
     def drain(self) -> bytes:
         """The code bytes that are settled, each given out once."""
         return self._coder.drain()
@@ -163,6 +167,11 @@ class Decoder(_Codec):
         """Add code bytes."""
         self._coder.feed(data)
         self.z_bits += 8 * len(data)
+
+    @property
+    def unread_bytes(self) -> int:
+        """Code bytes fed and not yet needed."""
+        return self._coder.unread_bytes
 
     def close(self, z_bits: int) -> None:
         """No more bytes will come: the code is `z_bits` long."""

@@ -12,6 +12,7 @@ from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -111,7 +112,14 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
             await held.pool.stop()
             held.store.close()
 
-    app = FastAPI(title=f"codelength: {name}", summary=summary, version=package_version(), lifespan=lifespan)
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/static",
+        title=f"codelength: {name}",
+        summary=summary,
+        version=package_version(),
+        lifespan=lifespan,
+    )
     app.state.settings = settings
 
     @app.exception_handler(CodelengthError)

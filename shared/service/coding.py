@@ -3,13 +3,13 @@
 Alice's messages are made as the code comes out: DATA once 4 KiB are settled or a second has passed, BLOCK before a block of
 another length than the spec's, CHECK at the end of every block, with the state's digest in every sixteenth and in the last.
 All of z comes before the last CHECK, so that DATA after a CHECK always belongs to a block that follows.
-Bob's decoder takes them in the same order and gives checked blocks.
+Bob's decoder takes them in the same order and gives checked blocks; what it keeps meanwhile is bounded.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import IO, Final
 
 from shared.channel.errors import BadFrameError, DigestMismatchError, DivergedError, LimitError
 from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message
@@ -17,18 +17,29 @@ from shared.code import codec
 from shared.code.codec import Decoder, Encoder
 from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec
-from shared.code.vocabulary import Tokens, dataset_digest, from_tokens
+from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_tokens, token_width
 
 DATA_BYTES: Final = 4096
 LATENCY_SECONDS: Final = 1.0
 DIGEST_EVERY_BLOCKS: Final = 16
+MAX_WAITING_BLOCKS: Final = 1 << 20
+MAX_UNREAD_BYTES: Final = 1 << 20
+
+
+def read_blocks(file: IO[bytes], spec: CodeSpec) -> Iterator[Tokens]:
+    """Canonical bytes from a file or a pipe in blocks of tokens; the last may be shorter. Memory is that of one block."""
+    size = spec.block_tokens * token_width(spec.vocabulary)
+    position = 0
+    while data := file.read(size):
+        yield to_tokens(data, spec.vocabulary, position=position)
+        position += spec.block_tokens
 
 
 class TransmissionEncoder:
     """Alice's half: blocks of tokens to messages.
 
-    blocks: the dataset in blocks of `spec.block_tokens`, the last one possibly shorter. tokens: n. sha256: D's identity, 64
-    hexadecimal digits, checked while the data passes.
+    blocks: the dataset in blocks of `spec.block_tokens`, the last one possibly shorter; one is read ahead. sha256: D's identity,
+    64 hexadecimal digits, where it is known beforehand, and then checked while the data passes. data_bytes: of one DATA.
     """
 
     def __init__(
@@ -36,17 +47,19 @@ class TransmissionEncoder:
         spec: CodeSpec,
         blocks: Iterable[Tokens],
         *,
-        tokens: int,
-        sha256: str,
+        sha256: str | None = None,
+        data_bytes: int = DATA_BYTES,
         predictor: Predictor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoder = Encoder(spec, predictor)
         self.seconds = 0.0
         """Time spent reading and coding."""
+        self.sha256 = ""
+        """D's identity, once all of it has passed."""
         self._blocks = blocks
-        self._tokens = tokens
-        self._sha256 = sha256
+        self._expected = sha256
+        self._data_bytes = data_bytes
         self._clock = clock
         self._pending = bytearray()
         self._flushed_at = clock()
@@ -59,7 +72,7 @@ class TransmissionEncoder:
         spec, encoder = self.encoder.spec, self.encoder
         digest = dataset_digest(spec.vocabulary)
         started = self._clock()
-        for index, block in enumerate(self._blocks):
+        for index, (block, last) in enumerate(_with_last(self._blocks)):
             if len(block) != spec.block_tokens:
                 yield Block(index=index, tokens=len(block))
             digest.update(from_tokens(block, spec.vocabulary))
@@ -69,22 +82,24 @@ class TransmissionEncoder:
                 yield from self._flush(final=False)
                 yield None
                 started = self._clock()
-            last = encoder.position >= self._tokens
+            with_digest = last or index % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1
             if last:
                 encoder.finish()
                 self._pending += encoder.drain()
+            if with_digest:
                 yield from self._flush(final=True)
-            check = encoder.check(with_digest=last or index % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1)
+            check = encoder.check(with_digest=with_digest)
             yield Check(position=check.position, crc=check.crc, digest=check.digest)
         self.seconds += self._clock() - started
-        if encoder.position != self._tokens or digest.hexdigest() != self._sha256:
-            raise DigestMismatchError(self._sha256, digest.hexdigest())
-        yield End(tokens=encoder.position, sha256=bytes.fromhex(self._sha256), z_bits=encoder.z_bits)
+        self.sha256 = digest.hexdigest()
+        if self._expected not in (None, self.sha256):
+            raise DigestMismatchError(self._expected, self.sha256)
+        yield End(tokens=encoder.position, sha256=bytes.fromhex(self.sha256), z_bits=encoder.z_bits)
 
     def _flush(self, *, final: bool) -> Iterator[Data]:
         now = self._clock()
         late = final or now - self._flushed_at >= LATENCY_SECONDS
-        while len(self._pending) >= DATA_BYTES or (late and self._pending):
+        while len(self._pending) >= self._data_bytes or (late and self._pending):
             # What a segment yields goes in one message, unless it is too much for one.
             part = bytes(self._pending[:MAX_DATA_BYTES])
             del self._pending[:MAX_DATA_BYTES]
@@ -95,9 +110,9 @@ class TransmissionEncoder:
 class TransmissionDecoder:
     """Bob's half: messages to checked blocks.
 
-    Give every message to `take`, then call `step` until it returns False and take the blocks that have come of it. The block
-    that follows a CHECK has the spec's length unless the next message is a BLOCK (P-13). `ours` and `theirs` are the runtimes'
-    fingerprints, for the error where the sides differ.
+    Give every message to `take`, then run through `blocks`. The block that follows a CHECK has the spec's length unless the next
+    message is a BLOCK (P-13). tokens: n, if it was announced. max_tokens: the most that are accepted. `ours` and `theirs`: the
+    runtimes' fingerprints, for the error where the sides differ.
     """
 
     def __init__(
@@ -105,6 +120,7 @@ class TransmissionDecoder:
         spec: CodeSpec,
         *,
         max_tokens: int,
+        tokens: int | None = None,
         ours: str = "",
         theirs: str = "",
         predictor: Predictor | None = None,
@@ -117,6 +133,7 @@ class TransmissionDecoder:
         """Whether END was reached and all of it holds."""
         self.sha256 = ""
         """Identity of what was decoded, once finished."""
+        self._tokens = tokens
         self._max_tokens = max_tokens
         self._fingerprints = ours, theirs
         self._clock = clock
@@ -141,6 +158,8 @@ class TransmissionDecoder:
             case Data(z=z):
                 self._open_block()
                 self._z_bytes += len(z)
+                if self.decoder.unread_bytes > MAX_UNREAD_BYTES:
+                    raise LimitError("bytes of z ahead of their block", self.decoder.unread_bytes, MAX_UNREAD_BYTES)
                 self.decoder.feed(z)
             case Check():
                 self._open_block()
@@ -156,28 +175,33 @@ class TransmissionDecoder:
             case _:
                 raise BadFrameError(f"{type(message).__name__.upper()} is no part of a dataset")
 
-    def step(self) -> bool:
-        """Decode one segment, or check one block; False if there is nothing to do before more has come.
+    def blocks(self) -> Iterator[tuple[Tokens, Tokens] | None]:
+        """Decode what has come: every block whose CHECK has come and holds, and None after every segment.
 
-        Raises `DivergedError`, `CorruptCodeError`, `DigestMismatchError` or a `RemoteProtocolError`.
+        A block is its tokens and their costs in units of 2^-24 bit. Raises `DivergedError`, `CorruptCodeError`,
+        `DigestMismatchError` or a `RemoteProtocolError`.
         """
         decoder = self.decoder
-        if not decoder.in_block and self._lengths:
-            decoder.begin_block(self._lengths.popleft())
-        if decoder.in_block and not decoder.block_done:
-            started = self._clock()
-            gained = decoder.decode()
-            self.seconds += self._clock() - started
-            return gained > 0
-        if self._end is not None and not decoder.in_block and not self.finished:
+        while True:
+            if decoder.block_done:
+                if not self._checks:
+                    break
+                yield self._check(self._checks.popleft())
+            elif decoder.in_block:
+                started = self._clock()
+                gained = decoder.decode()
+                self.seconds += self._clock() - started
+                if gained == 0:
+                    break
+                yield None
+            elif self._lengths:
+                decoder.begin_block(self._lengths.popleft())
+            else:
+                break
+        if self._end is not None and not self.finished:
             self._finish(self._end)
-        return False
 
-    def take_block(self) -> tuple[Tokens, Tokens] | None:
-        """The next block's tokens and their costs in units of 2^-24 bit, once its CHECK has come and held."""
-        if not (self.decoder.block_done and self._checks):
-            return None
-        theirs = self._checks.popleft()
+    def _check(self, theirs: Check) -> tuple[Tokens, Tokens]:
         ours: codec.Check = self.decoder.check(with_digest=theirs.digest is not None)
         if (ours.position, ours.crc, ours.digest) != (theirs.position, theirs.crc, theirs.digest):
             raise DivergedError(self._agreed, max(ours.position, theirs.position), *self._fingerprints)
@@ -194,15 +218,32 @@ class TransmissionDecoder:
         self._announced += 1
         self._announced_tokens += tokens
         self._length_known = True
+        if self._tokens is not None and self._announced_tokens > self._tokens:
+            raise BadFrameError(f"more than the {self._tokens} tokens that HELLO announced")
         if self._announced_tokens > self._max_tokens:
             raise LimitError("tokens", self._announced_tokens, self._max_tokens)
+        if len(self._lengths) >= MAX_WAITING_BLOCKS:
+            raise LimitError("blocks ahead of their code", len(self._lengths) + 1, MAX_WAITING_BLOCKS)
         self._lengths.append(tokens)
 
     def _finish(self, end: End) -> None:
-        if self._length_known or self._lengths or self._checks:
+        if self._length_known or self._lengths or self._checks or self.decoder.in_block:
             raise BadFrameError("END comes before the CHECK of the last block")
+        if self._tokens not in (None, end.tokens):
+            raise BadFrameError(f"END says {end.tokens} tokens, HELLO said {self._tokens}")
         found = self._digest.hexdigest()
         if self._agreed != end.tokens or found != end.sha256.hex():
             raise DigestMismatchError(end.sha256.hex(), found)
         self.sha256 = found
         self.finished = True
+
+
+def _with_last(blocks: Iterable[Tokens]) -> Iterator[tuple[Tokens, bool]]:
+    """Every block, and whether it is the last."""
+    before = None
+    for block in blocks:
+        if before is not None:
+            yield before, False
+        before = block
+    if before is not None:
+        yield before, True

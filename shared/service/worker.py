@@ -13,7 +13,6 @@ import select
 import struct
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -27,8 +26,8 @@ from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
 from shared.code.size import archive, compress
 from shared.code.spec import CodeSpec, IdsVocabulary
-from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_tokens, token_width
-from shared.service.coding import TransmissionDecoder, TransmissionEncoder
+from shared.code.vocabulary import Tokens, from_tokens
+from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
 from shared.service.kernels import code_sources
 
 _LENGTH: Final = struct.Struct("<I")
@@ -40,20 +39,20 @@ _DURABLE_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeJob:
-    """Read canonical bytes at `path`, give messages. tokens: n. sha256: D's identity."""
+    """Read canonical bytes at `path`, give messages. sha256: D's identity."""
 
     spec: bytes
     path: str
-    tokens: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeJob:
-    """Take messages, write to `directory`: z, costs, blocks.jsonl and reconstruction."""
+    """Take messages, write to `directory`: z, costs, blocks.jsonl and reconstruction. tokens: n, if HELLO said it."""
 
     spec: bytes
     directory: str
+    tokens: int | None
     max_tokens: int
     ours: str
     theirs: str
@@ -194,47 +193,38 @@ class _Reporter:
         self.size = 0
 
 
-def read_blocks(path: Path, spec: CodeSpec) -> Iterator[Tokens]:
-    """The dataset at `path` in blocks of tokens; the last may be shorter. Memory is that of one block."""
-    size = spec.block_tokens * token_width(spec.vocabulary)
-    position = 0
-    with path.open("rb") as file:
-        while data := file.read(size):
-            yield to_tokens(data, spec.vocabulary, position=position)
-            position += spec.block_tokens
-
-
 def encode(job: EncodeJob, pipe: Pipe) -> None:
     """Run an encode job; never more than the credit window ahead of what the peer made durable."""
     spec = CodeSpec.parse(job.spec)
-    transmission = TransmissionEncoder(spec, read_blocks(Path(job.path), spec), tokens=job.tokens, sha256=job.sha256)
-    reporter = _Reporter(pipe, transmission)
-    sent, durable, paused = 0, 0, False
+    with Path(job.path).open("rb") as file:
+        transmission = TransmissionEncoder(spec, read_blocks(file, spec), sha256=job.sha256)
+        reporter = _Reporter(pipe, transmission)
+        sent, durable, paused = 0, 0, False
 
-    def listen(timeout_seconds: float | None) -> None:
-        nonlocal durable, paused
-        told = pipe.receive(timeout_seconds)
-        if told is None:
-            return
-        if told.abort:
-            raise Aborted
-        durable = durable if told.durable_bytes is None else told.durable_bytes
-        paused = paused if told.paused is None else told.paused
+        def listen(timeout_seconds: float | None) -> None:
+            nonlocal durable, paused
+            told = pipe.receive(timeout_seconds)
+            if told is None:
+                return
+            if told.abort:
+                raise Aborted
+            durable = durable if told.durable_bytes is None else told.durable_bytes
+            paused = paused if told.paused is None else told.paused
 
-    for message in transmission.messages():
-        if message is None:
-            listen(0)
-            reporter.tick()
-            while paused:
-                reporter.flush()
-                listen(None)
-            continue
-        if isinstance(message, Data):
-            while sent + len(message.z) - durable > WINDOW_BYTES:
-                reporter.flush()
-                listen(None)
-            sent += len(message.z)
-        reporter.add(message)
+        for message in transmission.messages():
+            if message is None:
+                listen(0)
+                reporter.tick()
+                while paused:
+                    reporter.flush()
+                    listen(None)
+                continue
+            if isinstance(message, Data):
+                while sent + len(message.z) - durable > WINDOW_BYTES:
+                    reporter.flush()
+                    listen(None)
+                sent += len(message.z)
+            reporter.add(message)
     reporter.flush(finished=True, sha256=job.sha256)
 
 
@@ -273,7 +263,7 @@ class _Files:
 def decode(job: DecodeJob, pipe: Pipe) -> None:
     """Run a decode job. z is acknowledged when it has come, and again when it is on disk."""
     spec = CodeSpec.parse(job.spec)
-    transmission = TransmissionDecoder(spec, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs)
+    transmission = TransmissionDecoder(spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs)
     reporter = _Reporter(pipe, transmission)
     files = _Files(Path(job.directory))
     tokens_done, block_index = 0, 0
@@ -306,12 +296,9 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
                     files.z.write(message.z)
                     files.received += len(message.z)
                 transmission.take(message)
-                while transmission.step() or transmission.decoder.block_done:
-                    block = transmission.take_block()
+                for block in transmission.blocks():
                     if block is not None:
                         keep(*block)
-                    elif transmission.decoder.block_done:
-                        break
                     if files.sync_due():
                         acknowledge()
                     reporter.tick()
@@ -330,21 +317,15 @@ def warm() -> None:
     for name in PRESETS:
         spec = preset(name, IdsVocabulary(size=300))
         tokens = np.arange(300, dtype=np.uint32)
-        encoder = TransmissionEncoder(spec, [tokens], tokens=300, sha256=_identity(tokens, spec))
+        encoder = TransmissionEncoder(spec, [tokens])
         decoder = TransmissionDecoder(spec, max_tokens=300)
         for message in encoder.messages():
             if message is not None:
                 decoder.take(message)
-                while decoder.step() or decoder.take_block():
+                for _ in decoder.blocks():
                     pass
         if not decoder.finished:
             raise RuntimeError(f"{name} does not decode what it encoded: f is not exact on this machine")
-
-
-def _identity(tokens: Tokens, spec: CodeSpec) -> str:
-    digest = dataset_digest(spec.vocabulary)
-    digest.update(from_tokens(tokens, spec.vocabulary))
-    return digest.hexdigest()
 
 
 def main() -> None:

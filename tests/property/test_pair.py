@@ -42,7 +42,7 @@ def transmit(spec, tokens, cut, damage=None, out=None):
     bob.send(Accept(block=0, runtime=""))
     carry(bob, alice, cut)
     blocks = [tokens[i : i + spec.block_tokens] for i in range(0, len(tokens), spec.block_tokens)]
-    encoder = TransmissionEncoder(spec, blocks, tokens=len(tokens), sha256=identity(spec.vocabulary, tokens))
+    encoder = TransmissionEncoder(spec, blocks, sha256=identity(spec.vocabulary, tokens))
     decoder = TransmissionDecoder(CodeSpec.parse(hello.spec), max_tokens=1 << 20)
     out = [] if out is None else out
     for message in encoder.messages():
@@ -57,13 +57,7 @@ def transmit(spec, tokens, cut, damage=None, out=None):
         alice.send(message)
         for event in carry(alice, bob, cut):
             decoder.take(event)
-            while True:
-                more = decoder.step()
-                block = decoder.take_block()
-                if block is not None:
-                    out.append(block[0])
-                elif not more:
-                    break
+            out.extend(block[0] for block in decoder.blocks() if block is not None)
     assert decoder.finished
     return np.concatenate(out) if out else np.zeros(0, np.uint32)
 

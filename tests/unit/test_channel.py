@@ -74,7 +74,7 @@ def test_messages_come_back(message):
         assert parser.next() is None
         parser.feed(bytes([byte]))
     assert parser.next() == message
-    assert not parser.inside_record
+    assert parser.waiting_bytes == 0
 
 
 def test_numbers_are_the_protocols():

@@ -1,6 +1,7 @@
 """The registry: presets by name, and the predictor of a spec. Models are imported when they are built, not before."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from shared.code.errors import UnknownPresetError
 from shared.code.models.base import Predictor
@@ -39,6 +40,11 @@ def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
     if name not in PRESETS:
         raise UnknownPresetError(name, tuple(PRESETS))
     return CodeSpec(vocabulary=vocabulary or BytesVocabulary(), model=PRESETS[name].model)
+
+
+def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) -> CodeSpec:
+    """The spec of a preset's name over a vocabulary, or of the fields of a whole spec. Raises an `InputError`."""
+    return preset(code, vocabulary) if isinstance(code, str) else CodeSpec.from_fields(code)
 
 
 def build(spec: CodeSpec) -> Predictor:

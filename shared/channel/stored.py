@@ -1,0 +1,173 @@
+"""A transmission in a file: the same conversation, of which only Alice's half is written. Sans I/O; see F-n in docs/protocol.md.
+
+    magic, 8 bytes | version, 1 byte | HELLO | CRC-32 of all this, little endian | BLOCK, DATA, CHECK … | END
+
+Both ends drive the `Channel` they would drive over a socket. What Bob would answer, ACCEPT and ACK, is certain here, so it
+is put into the channel at either end and not stored. Files may follow one another, as those of gzip and xz. This module
+knows no model: it can read all of a file without decoding anything.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+from shared.channel.errors import (
+    BadFrameError,
+    CancelledTransmissionError,
+    HeaderDamagedError,
+    LimitError,
+    NotStoredError,
+    PeerFailedError,
+    StoredVersionError,
+    TruncatedError,
+    UnknownMessageError,
+    VersionError,
+)
+from shared.channel.messages import Accept, Ack, Cancel, Data, End, Error, Hello, Message, Parser, encode
+from shared.channel.protocol import Channel
+from shared.channel.states import Role
+
+MAGIC: Final = b"\x89CLZ1\r\n\x1a"
+STORED_VERSION: Final = 1
+SUFFIX: Final = ".clz1"
+
+_FIXED_BYTES: Final = len(MAGIC) + 1
+_CRC: Final = struct.Struct("<I")
+
+
+def _head(hello: Hello, version: int) -> bytes:
+    data = MAGIC + bytes([version]) + encode(hello)
+    return data + _CRC.pack(zlib.crc32(data))
+
+
+class StoredWriter:
+    """Alice's messages to the bytes of a file."""
+
+    def __init__(self) -> None:
+        self._channel = Channel(Role.ALICE)
+
+    def begin(self, hello: Hello) -> bytes:
+        """The head of the file."""
+        self._channel.send(hello)
+        self._channel.data_to_send()
+        self._answer(Accept(block=0, runtime=""))
+        return _head(hello, STORED_VERSION)
+
+    def write(self, message: Message) -> bytes:
+        """One further message. Raises `LocalProtocolError` where the protocol does not allow it."""
+        self._channel.send(message)
+        if isinstance(message, Data):
+            sent = self._channel.z_sent_bytes
+            self._answer(Ack(received_bytes=sent, durable_bytes=sent))
+        return self._channel.data_to_send()
+
+    def _answer(self, message: Message) -> None:
+        self._channel.receive_data(encode(message))
+        for _ in self._channel.events():
+            pass
+
+
+class StoredReader:
+    """The bytes of a file, or of several joined, to messages; HELLO begins each, END ends it.
+
+    Raises, at the first byte that shows it: `NotStoredError`, `StoredVersionError`, `HeaderDamagedError`, or what the
+    messages themselves raise. Holds at most one incomplete record.
+    """
+
+    def __init__(self) -> None:
+        self._channel: Channel | None = None
+        self._waiting = bytearray()
+        self._fed_bytes = 0
+
+    @property
+    def position(self) -> int:
+        """Bytes of the input that messages have been made of; the next message begins here."""
+        return self._fed_bytes - (len(self._waiting) if self._channel is None else self._channel.waiting_bytes)
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes."""
+        self._fed_bytes += len(data)
+        if self._channel is None:
+            self._waiting += data
+        else:
+            self._channel.receive_data(data)
+
+    def end(self) -> None:
+        """The input has ended. Raises `TruncatedError` if that is inside a transmission, `NotStoredError` if there was none."""
+        if self._channel is not None or self._waiting:
+            raise TruncatedError(self._fed_bytes)
+        if self._fed_bytes == 0:
+            raise NotStoredError("it is empty")
+
+    def messages(self) -> Iterator[Message]:
+        """The messages that are complete, in order."""
+        while True:
+            if self._channel is None:
+                hello = self._read_head()
+                if hello is None:
+                    return
+                yield hello
+            channel = self._channel
+            assert channel is not None
+            for message in channel.events():
+                if isinstance(message, Data):
+                    have = channel.z_sent_bytes
+                    channel.send(Ack(received_bytes=have, durable_bytes=have))
+                    channel.data_to_send()
+                elif isinstance(message, Cancel):
+                    raise CancelledTransmissionError(message.reason)
+                elif isinstance(message, Error):
+                    raise PeerFailedError(message.problem, message.reason)
+                yield message
+                if isinstance(message, End):
+                    self._channel = None
+                    self._waiting += channel.take_waiting()
+                    break
+            else:
+                return
+
+    def _read_head(self) -> Hello | None:
+        data = bytes(self._waiting)
+        _check_magic(data, first=self._fed_bytes == len(data))
+        if len(data) <= len(MAGIC):
+            return None
+        if data[len(MAGIC)] != STORED_VERSION:
+            raise StoredVersionError(data[len(MAGIC)], STORED_VERSION)
+        parser = Parser()
+        parser.feed(data[_FIXED_BYTES:])
+        try:
+            hello = parser.next()
+        except VersionError:
+            raise
+        except (BadFrameError, UnknownMessageError, LimitError) as error:
+            raise HeaderDamagedError(str(error)) from None
+        if hello is None:
+            return None
+        if not isinstance(hello, Hello):
+            raise HeaderDamagedError(f"{type(hello).__name__.upper()} stands where HELLO belongs")
+        rest = parser.take_waiting()
+        if len(rest) < _CRC.size:
+            return None
+        head = _head(hello, STORED_VERSION)
+        if rest[: _CRC.size] != head[-_CRC.size :]:
+            raise HeaderDamagedError("its CRC-32 does not hold")
+        self._channel = Channel(Role.BOB)
+        self._channel.receive_data(encode(hello))
+        for _ in self._channel.events():
+            pass
+        self._channel.send(Accept(block=0, runtime=""))
+        self._channel.data_to_send()
+        self._channel.receive_data(rest[_CRC.size :])
+        self._waiting.clear()
+        return hello
+
+
+def _check_magic(data: bytes, *, first: bool) -> None:
+    if data[: len(MAGIC)] == MAGIC[: len(data)]:
+        return
+    if data.startswith((MAGIC.replace(b"\r\n", b"\n"), MAGIC.replace(b"\r\n", b"\r\r\n"), b"\x09CLZ1")):
+        raise NotStoredError("it was changed by a transfer in text mode")
+    if not first:
+        raise NotStoredError("bytes that belong to no transmission follow its end")
+    raise NotStoredError("it does not begin with the magic number")

@@ -1,0 +1,212 @@
+"""The file channel: octets to a stored transmission and back, from and to open files, with memory that does not depend on n.
+
+`compress` is Alice without a socket, `decompress` is Bob; `scan` reads the messages and decodes nothing. The models are
+imported only once the head of a file has been found sound and within the limits. Names of files, and what happens to
+those already there, are the command line's business.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Final
+
+from shared.channel.errors import LimitError
+from shared.channel.messages import MAX_DATA_BYTES, MAX_INTEGER, Check, End, Hello, Message
+from shared.channel.stored import StoredReader, StoredWriter
+from shared.code.spec import CodeSpec
+from shared.code.vocabulary import from_tokens, token_width
+
+if TYPE_CHECKING:
+    from shared.service.coding import TransmissionDecoder
+
+_PART_BYTES: Final = 1 << 16
+MAX_MODEL_BYTES: Final = 1 << 29
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of D and the bytes of the file so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One transmission in a file. bytes: of D's canonical form. file_bytes: all of the file that belongs to it."""
+
+    code: str
+    digest: str
+    vocabulary_size: int
+    tokens: int
+    bytes: int
+    sha256: str
+    blocks: int
+    z_bits: int
+    file_bytes: int
+
+
+def compress(
+    source: IO[bytes],
+    write: Callable[[bytes], object],
+    spec: CodeSpec,
+    code: str,
+    *,
+    tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Stored:
+    """Code what is in `source`, canonical bytes, to its end. code: the preset's name. tokens: n, where it is known.
+
+    The result depends on nothing but data, code and whether n is known. Raises `VocabularyError`.
+    """
+    from shared.service.coding import TransmissionEncoder, read_blocks
+
+    writer, size, blocks = StoredWriter(), 0, 0
+
+    def put(data: bytes) -> None:
+        nonlocal size
+        write(data)
+        size += len(data)
+
+    put(
+        writer.begin(
+            Hello(transmission="", spec=spec.canonical_bytes(), tokens=tokens, media_type="", name="", code=code, runtime="")
+        )
+    )
+    width = token_width(spec.vocabulary)
+    transmission = TransmissionEncoder(spec, read_blocks(source, spec), data_bytes=MAX_DATA_BYTES, clock=lambda: 0.0)
+    for message in transmission.messages():
+        if message is not None:
+            blocks += isinstance(message, Check)
+            put(writer.write(message))
+        elif progress is not None:
+            progress(transmission.encoder.position * width, size)
+    encoder = transmission.encoder
+    return Stored(
+        code=code,
+        digest=spec.digest(),
+        vocabulary_size=spec.vocabulary_size,
+        tokens=encoder.position,
+        bytes=encoder.position * width,
+        sha256=transmission.sha256,
+        blocks=blocks,
+        z_bits=encoder.z_bits,
+        file_bytes=size,
+    )
+
+
+def decompress(
+    source: IO[bytes],
+    write: Callable[[bytes], object],
+    *,
+    max_bytes: int | None = None,
+    max_model_bytes: int = MAX_MODEL_BYTES,
+    progress: Progress | None = None,
+) -> list[Stored]:
+    """Decode every transmission in `source`; a block is written only after its CHECK has held.
+
+    max_bytes: that may be written in all. Raises a `CodelengthError` at the first thing that is wrong.
+    """
+    found: list[Stored] = []
+    decoder: TransmissionDecoder | None = None
+    spec = CodeSpec.parse(b'{"model":{"kind":"uniform"}}')
+    code, began, written, blocks = "", 0, 0, 0
+    for message, end in _messages(source):
+        if isinstance(message, Hello):
+            spec = _acceptable(message, max_model_bytes)
+            room = None if max_bytes is None else max_bytes - written
+            _fits(message, spec, room)
+            decoder = _decoder(spec, message, room)
+            code, blocks = message.code, 0
+            continue
+        assert decoder is not None
+        try:
+            decoder.take(message)
+        except LimitError as error:
+            if error.what == "tokens" and max_bytes is not None:
+                raise LimitError("bytes to be written", written + error.value * token_width(spec.vocabulary), max_bytes) from None
+            raise
+        for block in decoder.blocks():
+            if block is not None:
+                data = from_tokens(block[0], spec.vocabulary)
+                write(data)
+                written += len(data)
+                blocks += 1
+            if progress is not None:
+                progress(written, end)
+        if isinstance(message, End):
+            assert decoder.finished
+            done = decoder.decoder
+            found.append(
+                Stored(
+                    code=code,
+                    digest=spec.digest(),
+                    vocabulary_size=spec.vocabulary_size,
+                    tokens=done.position,
+                    bytes=done.position * token_width(spec.vocabulary),
+                    sha256=decoder.sha256,
+                    blocks=blocks,
+                    z_bits=message.z_bits,
+                    file_bytes=end - began,
+                )
+            )
+            began = end
+    return found
+
+
+def scan(source: IO[bytes]) -> list[Stored]:
+    """What a file says of its transmissions, to its end, without decoding: framing is checked, z is not."""
+    found: list[Stored] = []
+    spec, code, began, blocks = None, "", 0, 0
+    for message, end in _messages(source):
+        match message:
+            case Hello():
+                spec, code, blocks = CodeSpec.parse(message.spec), message.code, 0
+            case Check():
+                blocks += 1
+            case End():
+                assert spec is not None
+                found.append(
+                    Stored(
+                        code=code,
+                        digest=spec.digest(),
+                        vocabulary_size=spec.vocabulary_size,
+                        tokens=message.tokens,
+                        bytes=message.tokens * token_width(spec.vocabulary),
+                        sha256=message.sha256.hex(),
+                        blocks=blocks,
+                        z_bits=message.z_bits,
+                        file_bytes=end - began,
+                    )
+                )
+                began = end
+            case _:
+                pass
+    return found
+
+
+def _messages(source: IO[bytes]) -> Iterator[tuple[Message, int]]:
+    """Every message, and how many bytes of the file came up to its end."""
+    reader = StoredReader()
+    read = getattr(source, "read1", source.read)
+    while data := read(_PART_BYTES):
+        reader.feed(data)
+        for message in reader.messages():
+            yield message, reader.position
+    reader.end()
+
+
+def _acceptable(hello: Hello, max_model_bytes: int) -> CodeSpec:
+    spec = CodeSpec.parse(hello.spec)
+    if spec.memory_bytes > max_model_bytes:
+        raise LimitError("bytes of memory that its code needs", spec.memory_bytes, max_model_bytes)
+    return spec
+
+
+def _fits(hello: Hello, spec: CodeSpec, room: int | None) -> None:
+    announced = (hello.tokens or 0) * token_width(spec.vocabulary)
+    if room is not None and announced > room:
+        raise LimitError("bytes to be written", announced, room)
+
+
+def _decoder(spec: CodeSpec, hello: Hello, room: int | None) -> "TransmissionDecoder":
+    from shared.service.coding import TransmissionDecoder
+    from shared.service.kernels import runtime_fingerprint
+
+    most = MAX_INTEGER if room is None else room // token_width(spec.vocabulary)
+    ours = runtime_fingerprint()
+    return TransmissionDecoder(spec, tokens=hello.tokens, max_tokens=most, ours=ours, theirs="not recorded in files")

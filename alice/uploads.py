@@ -1,6 +1,6 @@
 """Uploads: a request's body to a file, whole or not at all, plain or as the file of a multipart form."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final
 
@@ -40,7 +40,7 @@ async def receive(request: Request, file: IO[bytes], limit: int, wanted: Wanted)
     return wanted, media_type
 
 
-async def _body(request: Request, limit: int) -> AsyncIterator[bytes]:
+async def _body(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     size = 0
     try:
         async for part in request.stream():

@@ -92,7 +92,7 @@ def transmit(
             try:
                 client.reconstruction(result["transmission"], save)
             except OSError as error:
-                die(FAILED, f"{save}: cannot be written: {error.strerror}")
+                die(FAILED, f"{save}: cannot be written: {(error.strerror or str(error)).lower()}")
     if as_json:
         emit_json(result)
     else:
@@ -227,8 +227,8 @@ def decompress(
     raise typer.Exit(status)
 
 
-@app.command()
-def test(
+@app.command(name="test")
+def verify(
     names: Names = None,
     quiet: Quiet = False,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]

@@ -11,7 +11,7 @@ _COLUMNS: Final = ("code", "S_k", "r_k", "net of |f|", "bits/byte", "z", ".clz1"
 
 
 def others(file: Path) -> list[dict[str, Any]]:
-    """gzip -9 and xz -9e over the file as it is, smallest first. What unpacks them is not charged."""
+    """Gzip -9 and xz -9e over the file as it is, smallest first. What unpacks them is not charged."""
     found = [
         {"name": "gzip -9", "bytes": sum(map(len, _gzip(file)))},
         {"name": "xz -9e", "bytes": sum(map(len, _xz(file)))},
@@ -43,7 +43,7 @@ def stored_bytes(file: Path, code: str) -> int:
     from shared.service import filing
 
     with file.open("rb") as source:
-        return filing.compress(source, len, preset(code), code).file_bytes
+        return filing.compress(source.read, len, preset(code), code).file_bytes
 
 
 def ranked(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

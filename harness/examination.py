@@ -67,7 +67,8 @@ def report(found: dict[str, Any]) -> list[str]:
     f = found["f"]
     out = [
         "Equal on every machine that runs this version:",
-        f"  codelength   {f['codelength']}, f {f['sources']}, format {f['format']}, protocol {f['protocol']}, files {f['file_format']}",
+        f"  codelength   {f['codelength']}, f {f['sources']}",
+        f"  formats      f {f['format']}, protocol {f['protocol']}, files {f['file_format']}",
         f"  computed     {found['result']}",
         f"  vectors      {good[0]} of {len(checks)} exact",
         f"  files        {good[1]} of {len(files)} read as they must be",

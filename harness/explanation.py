@@ -154,7 +154,7 @@ def lines(found: Explanation) -> list[str]:
     out += [
         "",
         f"Σ −log2 p = {total:.2f} bits; the code has {len(found.code)}; spelled out it would be {found.uniform_bits:.0f}.",
-        f"z = {found.code or '(nothing: no other text is possible)'}",
+        f"z = {found.code or '(no bits at all)'}",
         "",
         "Each line's interval lies in [0, 1) once the bits certain before it are taken off. Bob holds z as a number, and asks",
         "of each half of the vocabulary whether z lies there: the answers, left to right, leave one token.",

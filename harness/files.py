@@ -10,10 +10,10 @@ import os
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Self
 
 from harness.terminal import FAILED, USAGE
 from shared.channel.stored import SUFFIX
@@ -51,12 +51,20 @@ class Source:
         self.regular = stat.S_ISREG(self.status.st_mode)
         self.size = self.status.st_size if self.regular and self.status.st_size else None
 
-    def __enter__(self) -> "Source":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.path is not None:
             self.file.close()
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, fewer only at the end. Raises `FileError`."""
+        return _told(self.file.read, size)
+
+    def read_some(self, size: int) -> bytes:
+        """What there is, at most `size` bytes, none only at the end. Raises `FileError`."""
+        return _told(self.file.read1, size)  # type: ignore[attr-defined]
 
     def unchanged(self) -> bool:
         """Whether the path still names the file that was read, as it was read."""
@@ -67,6 +75,13 @@ class Source:
         except OSError:
             return False
         return all(getattr(found, name) == getattr(self.status, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns"))
+
+
+def _told(read: Callable[[int], bytes], size: int) -> bytes:
+    try:
+        return read(size)
+    except OSError as error:
+        raise FileError(f"cannot be read: {reason(error)}", status=FAILED, slug="io") from None
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -171,6 +186,6 @@ def reason(error: OSError) -> str:
     return text
 
 
-def io_failure(error: OSError) -> FileError:
-    """Reading or writing failed half-way; nothing half-made is left."""
-    return FileError(f"could not be read or written: {reason(error)}", status=FAILED, slug="io")
+def write_failure(error: OSError) -> FileError:
+    """Writing failed half-way; nothing half-made is left."""
+    return FileError(f"its output cannot be written: {reason(error)}", status=FAILED, slug="io")

@@ -1,4 +1,4 @@
-"""`codelength compress | decompress | test | list`: each file through the file channel, in turn; one that fails stops no other."""
+"""`codelength compress | decompress | test | list`: files through the file channel; one that fails stops no other."""
 
 import sys
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def each(names: list[str], work: Work, *, as_json: bool) -> tuple[list[dict[str,
         except BrokenPipeError:
             terminal.quit_closed_pipe()
         except OSError as error:
-            failure = files.io_failure(error)
+            failure = files.write_failure(error)
         except CodelengthError as error:
             failure = _told(error)
         status = max(status, failure.status)
@@ -62,7 +62,7 @@ def compress(source: Source, *, spec: "CodeSpec", code: str, manners: Manners, q
     from shared.service import filing
 
     def work(file: IO[bytes], progress: "terminal.Progress") -> "Stored":
-        return filing.compress(source.file, file.write, spec, code, progress=lambda done, _: progress.update(done, source.size))
+        return filing.compress(source.read, file.write, spec, code, progress=lambda done, _: progress.update(done, source.size))
 
     target = _target(source, manners, files.compressed_name)
     if target is None and sys.stdout.isatty() and not manners.force:
@@ -81,7 +81,7 @@ def decompress(source: Source, *, manners: Manners, max_bytes: int | None, max_m
 
     def work(file: IO[bytes], progress: "terminal.Progress") -> "list[Stored]":
         return filing.decompress(
-            source.file,
+            source.read_some,
             file.write,
             max_bytes=max_bytes,
             max_model_bytes=max_model_bytes,
@@ -104,7 +104,7 @@ def test(source: Source, *, max_model_bytes: int, quiet: bool) -> dict[str, Any]
     _not_typed(source)
     with terminal.Progress(source.name, quiet=quiet) as progress:
         stored = filing.decompress(
-            source.file,
+            source.read_some,
             len,
             max_model_bytes=max_model_bytes,
             progress=lambda _, read: progress.update(read, source.size),
@@ -117,7 +117,7 @@ def scan(source: Source) -> dict[str, Any]:
     from shared.service import filing
 
     _not_typed(source)
-    return _result(source, None, *filing.scan(source.file))
+    return _result(source, None, *filing.scan(source.read_some))
 
 
 def list_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -191,7 +191,7 @@ def _verify(file: IO[bytes], expected: Any) -> None:
 
     file.flush()
     file.seek(0)
-    if filing.decompress(file, len) != [expected]:
+    if filing.decompress(file.read, len) != [expected]:
         raise FileError("what was written does not decode to the input; the input is kept", status=terminal.FAILED)
 
 

@@ -1,11 +1,12 @@
 """What people see of results: tables."""
 
 import os
-import sys
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+
+from harness.terminal import emit
 
 _COLUMNS: Final = ("code", "S_0", "S_k", "r_k", "net of |f|", "bits/byte", "z", "socket A→B", "socket B→A", "k", "MB/s", "")
 
@@ -53,7 +54,10 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     width = sum(2 + max(len(row[index]) for row in rows) for index in range(len(rows[0])))
-    Console(width=width, no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
+    console = Console(width=width, no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    emit(captured.get().rstrip("\n"))
 
 
 def explain_table() -> str:

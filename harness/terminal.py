@@ -59,6 +59,10 @@ def emit(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         quit_closed_pipe()
+    except OSError as error:
+        _drop_output()
+        complain(f"standard output cannot be written: {(error.strerror or str(error)).lower()}")
+        raise typer.Exit(FAILED) from None
 
 
 def emit_json(value: Any) -> None:
@@ -70,8 +74,12 @@ def emit_json(value: Any) -> None:
 
 def quit_closed_pipe() -> NoReturn:
     """End quietly; what is still buffered goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _drop_output()
     raise typer.Exit(CLOSED_PIPE)
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def octets(count: int) -> str:

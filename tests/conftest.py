@@ -11,6 +11,11 @@ os.environ.pop("CODELENGTH_TOKEN", None)
 prepare_kernel_cache()
 
 
+def pytest_addoption(parser):
+    """One flag rewrites what scripts and snapshots expect; look at the difference before you commit it."""
+    parser.addoption("--refresh", action="store_true", help="rewrite tests/cli/*.cli and tests/snapshots")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator["object"]:
     """Alice, the wire and Bob as processes."""

@@ -139,7 +139,7 @@ class Encoder(_Codec):
         self.costs = layout.flat(layout.costs)
 
     def interval(self) -> tuple[int, int, int]:
-        """The coder's interval, before the first drain: low, width, scale; every code in [low, low + width) / 2^scale would do."""
+        """The coder's interval, before the first drain: low, width, scale; any code in [low, low + width) / 2^scale will do."""
         return self._coder.interval()
 
     def drain(self) -> bytes:

@@ -9,7 +9,7 @@ Bob's decoder takes them in the same order and gives checked blocks; what it kee
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Final
+from typing import Final
 
 from shared.channel.errors import BadFrameError, DigestMismatchError, DivergedError, LimitError
 from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message
@@ -26,11 +26,11 @@ MAX_WAITING_BLOCKS: Final = 1 << 20
 MAX_UNREAD_BYTES: Final = 1 << 20
 
 
-def read_blocks(file: IO[bytes], spec: CodeSpec) -> Iterator[Tokens]:
-    """Canonical bytes from a file or a pipe in blocks of tokens; the last may be shorter. Memory is that of one block."""
+def read_blocks(read: Callable[[int], bytes], spec: CodeSpec) -> Iterator[Tokens]:
+    """Canonical bytes, by `read` of a file or a pipe, in blocks of tokens; the last may be shorter. Memory is that of one block."""
     size = spec.block_tokens * token_width(spec.vocabulary)
     position = 0
-    while data := file.read(size):
+    while data := read(size):
         yield to_tokens(data, spec.vocabulary, position=position)
         position += spec.block_tokens
 

@@ -62,7 +62,7 @@ def check(entry: Entry) -> str | None:
 
     out = io.BytesIO()
     try:
-        decompress(io.BytesIO((DIRECTORY / entry.file).read_bytes()), out.write)
+        decompress(io.BytesIO((DIRECTORY / entry.file).read_bytes()).read, out.write)
     except CodelengthError as error:
         slug = describe(error).slug
         return None if slug == entry.problem else f"expected {entry.problem or 'success'}, got {slug}: {error}"
@@ -85,7 +85,7 @@ def _file(data: bytes, spec: "CodeSpec", tokens: int | None = None) -> bytes:
     from shared.service.filing import compress
 
     out = io.BytesIO()
-    compress(io.BytesIO(data), out.write, spec, spec.model.kind, tokens=tokens)
+    compress(io.BytesIO(data).read, out.write, spec, spec.model.kind, tokens=tokens)
     return out.getvalue()
 
 
@@ -123,7 +123,7 @@ def _head(hello: Message, *, version: int = 1, record: bytes | None = None) -> b
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-def _bad() -> Iterator[tuple[str, str, str, bytes]]:  # noqa: PLR0914 - a list of cases
+def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     """Name, problem, description, and the file."""
     spec = _spec("frequency", block_tokens=256, segment_tokens=64)
     good = _file(_TEXT, spec)

@@ -7,7 +7,7 @@ those already there, are the command line's business.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from shared.channel.errors import LimitError
 from shared.channel.messages import MAX_DATA_BYTES, MAX_INTEGER, Check, End, Hello, Message
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _PART_BYTES: Final = 1 << 16
 MAX_MODEL_BYTES: Final = 1 << 29
+
+
+Read = Callable[[int], bytes]
+"""Gives at most so many bytes, none at the end: `read` or `read1` of a file."""
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of D and the bytes of the file so far."""
@@ -41,7 +45,7 @@ class Stored:
 
 
 def compress(
-    source: IO[bytes],
+    read: Read,
     write: Callable[[bytes], object],
     spec: CodeSpec,
     code: str,
@@ -49,7 +53,8 @@ def compress(
     tokens: int | None = None,
     progress: Progress | None = None,
 ) -> Stored:
-    """Code what is in `source`, canonical bytes, to its end. code: the preset's name. tokens: n, where it is known.
+    """Code what `read` gives, canonical bytes, to its end; fewer bytes than asked for mean the end. code: the preset's name.
+
 
     The result depends on nothing but data, code and whether n is known. Raises `VocabularyError`.
     """
@@ -68,7 +73,7 @@ def compress(
         )
     )
     width = token_width(spec.vocabulary)
-    transmission = TransmissionEncoder(spec, read_blocks(source, spec), data_bytes=MAX_DATA_BYTES, clock=lambda: 0.0)
+    transmission = TransmissionEncoder(spec, read_blocks(read, spec), data_bytes=MAX_DATA_BYTES, clock=lambda: 0.0)
     for message in transmission.messages():
         if message is not None:
             blocks += isinstance(message, Check)
@@ -90,7 +95,7 @@ def compress(
 
 
 def decompress(
-    source: IO[bytes],
+    read: Read,
     write: Callable[[bytes], object],
     *,
     max_bytes: int | None = None,
@@ -105,7 +110,7 @@ def decompress(
     decoder: TransmissionDecoder | None = None
     spec = CodeSpec.parse(b'{"model":{"kind":"uniform"}}')
     code, began, written, blocks = "", 0, 0, 0
-    for message, end in _messages(source):
+    for message, end in _messages(read):
         if isinstance(message, Hello):
             spec = _acceptable(message, max_model_bytes)
             room = None if max_bytes is None else max_bytes - written
@@ -148,11 +153,11 @@ def decompress(
     return found
 
 
-def scan(source: IO[bytes]) -> list[Stored]:
+def scan(read: Read) -> list[Stored]:
     """What a file says of its transmissions, to its end, without decoding: framing is checked, z is not."""
     found: list[Stored] = []
     spec, code, began, blocks = None, "", 0, 0
-    for message, end in _messages(source):
+    for message, end in _messages(read):
         match message:
             case Hello():
                 spec, code, blocks = CodeSpec.parse(message.spec), message.code, 0
@@ -179,10 +184,9 @@ def scan(source: IO[bytes]) -> list[Stored]:
     return found
 
 
-def _messages(source: IO[bytes]) -> Iterator[tuple[Message, int]]:
+def _messages(read: Read) -> Iterator[tuple[Message, int]]:
     """Every message, and how many bytes of the file came up to its end."""
     reader = StoredReader()
-    read = getattr(source, "read1", source.read)
     while data := read(_PART_BYTES):
         reader.feed(data)
         for message in reader.messages():

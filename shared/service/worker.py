@@ -197,7 +197,7 @@ def encode(job: EncodeJob, pipe: Pipe) -> None:
     """Run an encode job; never more than the credit window ahead of what the peer made durable."""
     spec = CodeSpec.parse(job.spec)
     with Path(job.path).open("rb") as file:
-        transmission = TransmissionEncoder(spec, read_blocks(file, spec), sha256=job.sha256)
+        transmission = TransmissionEncoder(spec, read_blocks(file.read, spec), sha256=job.sha256)
         reporter = _Reporter(pipe, transmission)
         sent, durable, paused = 0, 0, False
 

@@ -1,6 +1,8 @@
 """What people see of results: tables."""
 
+import io
 import os
+import sys
 from typing import Any, Final
 
 from rich.console import Console
@@ -54,10 +56,10 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     width = sum(2 + max(len(row[index]) for row in rows) for index in range(len(rows[0])))
-    console = Console(width=width, no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    emit(captured.get().rstrip("\n"))
+    text = io.StringIO()
+    plain = bool(os.environ.get("NO_COLOR")) or not sys.stdout.isatty()
+    Console(file=text, width=width, no_color=plain, force_terminal=not plain, highlight=False).print(table)
+    emit(text.getvalue().rstrip("\n"))
 
 
 def explain_table() -> str:

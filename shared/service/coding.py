@@ -27,7 +27,7 @@ MAX_UNREAD_BYTES: Final = 1 << 20
 
 
 def read_blocks(read: Callable[[int], bytes], spec: CodeSpec) -> Iterator[Tokens]:
-    """Canonical bytes, by `read` of a file or a pipe, in blocks of tokens; the last may be shorter. Memory is that of one block."""
+    """Canonical bytes, as `read` of a file or a pipe gives them, in blocks, the last maybe shorter. Memory is that of one."""
     size = spec.block_tokens * token_width(spec.vocabulary)
     position = 0
     while data := read(size):

@@ -55,8 +55,7 @@ def compress(
 ) -> Stored:
     """Code what `read` gives, canonical bytes, to its end; fewer bytes than asked for mean the end. code: the preset's name.
 
-
-    The result depends on nothing but data, code and whether n is known. Raises `VocabularyError`.
+    tokens: n, to be announced in HELLO. The result depends on nothing but these and the data. Raises `VocabularyError`.
     """
     from shared.service.coding import TransmissionEncoder, read_blocks
 

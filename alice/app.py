@@ -81,9 +81,9 @@ _MULTIPART: Final = {
             "content": {
                 MEDIA_TYPES["octets"]: {"schema": _BINARY, "example": "to be or not to be"},
                 MEDIA_TYPES["json"]: {"schema": _IDS, "example": {"vocabulary_size": 8, "tokens": [0, 1, 2, 3, 5, 7]}},
-                MEDIA_TYPES["npy"]: {"schema": _BINARY},
-                MEDIA_TYPES["uint16"]: {"schema": _BINARY},
-                "multipart/form-data": {"schema": _MULTIPART},
+                MEDIA_TYPES["npy"]: {"schema": _BINARY, "example": "\x93NUMPY…"},
+                MEDIA_TYPES["uint16"]: {"schema": _BINARY, "example": "\x01\x00\x02\x00"},
+                "multipart/form-data": {"schema": _MULTIPART, "example": {"file": "to be or not to be", "name": "hamlet.txt"}},
             },
         }
     },
@@ -93,7 +93,9 @@ async def post_dataset(
     held: Held,
     response: Response,
     name: Annotated[str, Query(max_length=255, examples=["hello.txt"])] = "",
-    form: Annotated[Form | None, Query(description="what the body is, where its media type does not say so")] = None,
+    form: Annotated[
+        Form | None, Query(description="what the body is, where its media type does not say so", examples=["npy"])
+    ] = None,
     vocabulary_size: Annotated[
         int | None, Query(ge=1, le=MAX_VOCABULARY_SIZE, description="m, for npy and uint16", examples=[50257])
     ] = None,

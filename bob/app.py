@@ -23,7 +23,7 @@ from shared.service.settings import Settings
 
 _MOST_LISTED_TOKENS: Final = 1_000_000
 _OCTETS: Final = MEDIA_TYPES["octets"]
-_BINARY: Final = {"type": "string", "format": "binary"}
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}, "example": "to be or not to be"}
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 routes = APIRouter(tags=["transmissions"], dependencies=[Depends(require_token)], responses=PROBLEMS)
@@ -57,15 +57,16 @@ def _verified(held: Services, identifier: str) -> Transmission:
     "/transmissions/{identifier}/reconstruction",
     response_class=Response,
     responses={
-        200: {"content": {media_type: {"schema": _BINARY} for media_type in MEDIA_TYPES.values()}},
-        206: {"description": "The range asked for", "content": {_OCTETS: {"schema": _BINARY}}},
+        200: {"content": dict.fromkeys(MEDIA_TYPES.values(), _BINARY)},
+        206: {"description": "The range asked for", "content": {_OCTETS: _BINARY}},
     },
 )
 async def reconstruction(
     held: Held,
     identifier: Identifier,
     form: Annotated[
-        Literal["raw", "json", "npy", "uint16"] | None, Query(description="raw: canonical bytes; else as it came in")
+        Literal["raw", "json", "npy", "uint16"] | None,
+        Query(description="raw: canonical bytes; else as it came in", examples=["raw"]),
     ] = None,
 ) -> Response:
     """What Bob decoded, once verified, in the form it came in or in another. Ranges may be asked for."""
@@ -117,10 +118,13 @@ def _file_name(name: str) -> str:
 @routes.get(
     "/transmissions/{identifier}/bits",
     response_model=Bits,
-    responses={200: {"content": {_OCTETS: {"schema": _BINARY}}}},
+    responses={200: {"content": {_OCTETS: _BINARY}}},
 )
 async def bits(
-    request: Request, held: Held, identifier: Identifier, per: Annotated[Literal["token", "block"] | None, Query()] = None
+    request: Request,
+    held: Held,
+    identifier: Identifier,
+    per: Annotated[Literal["token", "block"] | None, Query(examples=["block"])] = None,
 ) -> Response | Bits:
     """Bit counts: the record, and with `per` the cost of every token or block checked so far.
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ from shared.channel.messages import VERSION
 from shared.code.errors import CodelengthError
 from shared.service.auth import require_token
 from shared.service.errors import MalformedRequestError, Problem, problem
+from shared.service.examples import EVENT, EXAMPLES, METRICS
 from shared.service.kernels import package_version, runtime_fingerprint, sources_digest
 from shared.service.metrics import Metrics
 from shared.service.pool import WorkerPool
@@ -31,7 +33,10 @@ from shared.service.store import Store
 logger = logging.getLogger("codelength.app")
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    "default": {"model": Problem, "description": "A problem document (RFC 9457)", "content": {"application/problem+json": {}}}
+    "default": {
+        "description": "A problem document (RFC 9457)",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
 }
 Identifier = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{32}$", examples=["3f2a0c2d9c8e4b0fae2b7c4d5e6f7081"])]
 
@@ -121,6 +126,7 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
         lifespan=lifespan,
     )
     app.state.settings = settings
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
 
     @app.exception_handler(CodelengthError)
     async def _ours(_: Request, error: CodelengthError) -> JSONResponse:
@@ -163,13 +169,31 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
             service=name, version=package_version(), protocol=VERSION, f=sources_digest(), runtime=runtime_fingerprint()
         )
 
-    @app.get("/metrics", tags=["service"], dependencies=[Depends(require_token)])
+    @app.get(
+        "/metrics",
+        tags=["service"],
+        dependencies=[Depends(require_token)],
+        response_class=PlainTextResponse,
+        responses={**PROBLEMS, 200: {"content": {"text/plain": {"example": METRICS}}}},
+    )
     async def metrics(held: Held) -> Response:
         """Counters, for Prometheus."""
         held.metrics.unfinished.set(held.registry.unfinished)
         return Response(held.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return app
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The interface's description, with an example of everything that is answered."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        for name in schemas.keys() & EXAMPLES.keys():
+            schemas[name]["examples"] = [EXAMPLES[name]]
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 def reading_routes() -> APIRouter:
@@ -195,7 +219,11 @@ def reading_routes() -> APIRouter:
         held.registry.get(identifier)  # an unknown id must be a 404, not an empty stream
         return identifier
 
-    @router.get("/transmissions/{identifier}/events", response_class=EventSourceResponse)
+    @router.get(
+        "/transmissions/{identifier}/events",
+        response_class=EventSourceResponse,
+        responses={200: {"content": {"text/event-stream": {"example": EVENT}}}},
+    )
     async def events(held: Held, identifier: Annotated[str, Depends(known)]) -> AsyncIterable[ServerSentEvent]:
         """The record whenever it changes, as server-sent events named `transmission`; ends when it is settled."""
         async for record in held.registry.follow(identifier):

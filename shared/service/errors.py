@@ -7,7 +7,7 @@ of the services by their class.
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from shared.channel.errors import PeerFailedError, RefusedError, describe
 from shared.code.errors import CodelengthError
@@ -109,19 +109,6 @@ class InterruptedTransmissionError(ServiceError):
 
 class Problem(BaseModel):
     """A problem document, `application/problem+json`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:codelength:problem:not-found",
-                    "title": "Not Found",
-                    "status": 404,
-                    "detail": "no dataset 'abc' is held here",
-                }
-            ]
-        }
-    )
 
     type: str
     title: str

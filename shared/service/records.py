@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from shared.channel.ledger import DirectionLedger, Measure
 from shared.code.models import PRESETS, preset
@@ -21,24 +21,6 @@ def now() -> datetime:
 
 class Dataset(BaseModel):
     """A dataset D. `id` is its identity, the SHA-256; `bytes` the length of its canonical form; m is `vocabulary_size`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9",
-                    "sha256": "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9",
-                    "vocabulary": "bytes",
-                    "vocabulary_size": 256,
-                    "tokens": 11,
-                    "bytes": 11,
-                    "media_type": "application/octet-stream",
-                    "name": "hello.txt",
-                    "created_at": "2026-01-01T12:00:00Z",
-                }
-            ]
-        }
-    )
 
     id: str
     sha256: str

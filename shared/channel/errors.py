@@ -26,6 +26,7 @@
             ├── NotStoredError
             ├── StoredVersionError
             ├── HeaderDamagedError
+            ├── StoredDamagedError
             └── TruncatedError
 
 `describe` gives each class its slug, its websocket close code and its HTTP status. Close codes 4000 … 4999 are for
@@ -227,6 +228,13 @@ class HeaderDamagedError(StoredError):
         return f"the head of the file is damaged: {self.reason}"
 
 
+class StoredDamagedError(StoredError):
+    """The CRC over the whole of the file does not hold."""
+
+    def __str__(self) -> str:
+        return "the file is damaged: its CRC-32 does not hold"
+
+
 class TruncatedError(StoredError):
     """The file ends before the transmission does."""
 
@@ -273,6 +281,7 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     NotStoredError: Description("not-a-codelength-file", 4051, 422),
     StoredVersionError: Description("file-version", 4052, 422),
     HeaderDamagedError: Description("damaged-header", 4053, 422),
+    StoredDamagedError: Description("damaged-file", 4055, 422),
     TruncatedError: Description("truncated", 4054, 422),
 }
 

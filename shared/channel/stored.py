@@ -1,6 +1,9 @@
 """A transmission in a file: the same conversation, of which only Alice's half is written. Sans I/O; see F-n in docs/protocol.md.
 
-    magic, 8 bytes | version, 1 byte | HELLO | CRC-32 of all this, little endian | BLOCK, DATA, CHECK … | END
+    magic, 8 bytes | version, 1 byte | HELLO | CRC-32 | BLOCK, DATA, CHECK … | END | CRC-32
+
+The CRCs are over all bytes before them, little endian: the first lets a damaged head be refused before anything is believed
+that it says, the second lets a file be checked without decoding it.
 
 Both ends drive the `Channel` they would drive over a socket. What Bob would answer, ACCEPT and ACK, is certain here, so it
 is put into the channel at either end and not stored. Files may follow one another, as those of gzip and xz. This module
@@ -19,6 +22,7 @@ from shared.channel.errors import (
     LimitError,
     NotStoredError,
     PeerFailedError,
+    StoredDamagedError,
     StoredVersionError,
     TruncatedError,
     UnknownMessageError,
@@ -36,8 +40,8 @@ _FIXED_BYTES: Final = len(MAGIC) + 1
 _CRC: Final = struct.Struct("<I")
 
 
-def _head(hello: Hello, version: int) -> bytes:
-    data = MAGIC + bytes([version]) + encode(hello)
+def _head(hello: Hello) -> bytes:
+    data = MAGIC + bytes([STORED_VERSION]) + encode(hello)
     return data + _CRC.pack(zlib.crc32(data))
 
 
@@ -46,13 +50,16 @@ class StoredWriter:
 
     def __init__(self) -> None:
         self._channel = Channel(Role.ALICE)
+        self._crc = 0
 
     def begin(self, hello: Hello) -> bytes:
         """The head of the file."""
         self._channel.send(hello)
         self._channel.data_to_send()
         self._answer(Accept(block=0, runtime=""))
-        return _head(hello, STORED_VERSION)
+        head = _head(hello)
+        self._crc = zlib.crc32(head)
+        return head
 
     def write(self, message: Message) -> bytes:
         """One further message. Raises `LocalProtocolError` where the protocol does not allow it."""
@@ -60,7 +67,9 @@ class StoredWriter:
         if isinstance(message, Data):
             sent = self._channel.z_sent_bytes
             self._answer(Ack(received_bytes=sent, durable_bytes=sent))
-        return self._channel.data_to_send()
+        record = self._channel.data_to_send()
+        self._crc = zlib.crc32(record, self._crc)
+        return record + (_CRC.pack(self._crc) if isinstance(message, End) else b"")
 
     def _answer(self, message: Message) -> None:
         self._channel.receive_data(encode(message))
@@ -71,12 +80,14 @@ class StoredWriter:
 class StoredReader:
     """The bytes of a file, or of several joined, to messages; HELLO begins each, END ends it.
 
-    Raises, at the first byte that shows it: `NotStoredError`, `StoredVersionError`, `HeaderDamagedError`, or what the
-    messages themselves raise. Holds at most one incomplete record.
+    Raises, at the first byte that shows it: `NotStoredError`, `StoredVersionError`, `HeaderDamagedError`, `StoredDamagedError`,
+    or what the messages themselves raise. Holds at most one incomplete record.
     """
 
     def __init__(self) -> None:
         self._channel: Channel | None = None
+        self._end: End | None = None  # read, but its CRC has not come
+        self._crc = 0
         self._waiting = bytearray()
         self._fed_bytes = 0
 
@@ -95,7 +106,7 @@ class StoredReader:
 
     def end(self) -> None:
         """The input has ended. Raises `TruncatedError` if that is inside a transmission, `NotStoredError` if there was none."""
-        if self._channel is not None or self._waiting:
+        if self._channel is not None or self._end is not None or self._waiting:
             raise TruncatedError(self._fed_bytes)
         if self._fed_bytes == 0:
             raise NotStoredError("it is empty")
@@ -103,6 +114,14 @@ class StoredReader:
     def messages(self) -> Iterator[Message]:
         """The messages that are complete, in order."""
         while True:
+            if self._end is not None:
+                if len(self._waiting) < _CRC.size:
+                    return
+                if self._waiting[: _CRC.size] != _CRC.pack(self._crc):
+                    raise StoredDamagedError
+                del self._waiting[: _CRC.size]
+                end, self._end = self._end, None
+                yield end
             if self._channel is None:
                 hello = self._read_head()
                 if hello is None:
@@ -119,11 +138,12 @@ class StoredReader:
                     raise CancelledTransmissionError(message.reason)
                 elif isinstance(message, Error):
                     raise PeerFailedError(message.problem, message.reason)
-                yield message
+                self._crc = zlib.crc32(encode(message), self._crc)
                 if isinstance(message, End):
-                    self._channel = None
+                    self._end, self._channel = message, None
                     self._waiting += channel.take_waiting()
                     break
+                yield message
             else:
                 return
 
@@ -149,9 +169,10 @@ class StoredReader:
         rest = parser.take_waiting()
         if len(rest) < _CRC.size:
             return None
-        head = _head(hello, STORED_VERSION)
+        head = _head(hello)
         if rest[: _CRC.size] != head[-_CRC.size :]:
             raise HeaderDamagedError("its CRC-32 does not hold")
+        self._crc = zlib.crc32(head)
         self._channel = Channel(Role.BOB)
         self._channel.receive_data(encode(hello))
         for _ in self._channel.events():

@@ -145,6 +145,7 @@ class TransmissionDecoder:
         self._announced_tokens = 0
         self._end: End | None = None
         self._z_bytes = 0
+        self._last_byte = 0
         self._agreed = 0  # tokens before the last check that held
 
     def take(self, message: Message) -> None:
@@ -158,6 +159,7 @@ class TransmissionDecoder:
             case Data(z=z):
                 self._open_block()
                 self._z_bytes += len(z)
+                self._last_byte = z[-1] if z else self._last_byte
                 if self.decoder.unread_bytes > MAX_UNREAD_BYTES:
                     raise LimitError("bytes of z ahead of their block", self.decoder.unread_bytes, MAX_UNREAD_BYTES)
                 self.decoder.feed(z)
@@ -168,8 +170,11 @@ class TransmissionDecoder:
                     raise BadFrameError(f"a CHECK at token {message.position}, the block ends at {self._announced_tokens}")
                 self._checks.append(message)
             case End():
-                if message.z_bits > 8 * self._z_bytes or message.z_bits <= 8 * self._z_bytes - 8:
+                unused = 8 * self._z_bytes - message.z_bits
+                if not 0 <= unused < 8:
                     raise BadFrameError(f"END says {message.z_bits} bits, {self._z_bytes} bytes have come")
+                if self._last_byte & ((1 << unused) - 1):
+                    raise BadFrameError("the unused bits of z's last byte are not zero")
                 self._end = message
                 self.decoder.close(message.z_bits)
             case _:

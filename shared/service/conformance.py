@@ -133,6 +133,11 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     assert isinstance(hello, Hello)
     head = StoredWriter().begin(hello)
     records = [encode(message) for message in messages]
+
+    def whole(begin: bytes, *parts: bytes) -> bytes:
+        data = begin + b"".join(parts)
+        return data + zlib.crc32(data).to_bytes(4, "little")
+
     first_data = next(index for index, message in enumerate(messages) if isinstance(message, Data))
     first_check = next(index for index, message in enumerate(messages) if isinstance(message, Check))
     last_check = max(index for index, message in enumerate(messages) if isinstance(message, Check))
@@ -142,14 +147,14 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
 
     def changed(index: int, record: bytes | Message) -> bytes:
         new = encode(record) if isinstance(record, Message) else record
-        return head + b"".join([*records[:index], new, *records[index + 1 :]])
+        return whole(head, *records[:index], new, *records[index + 1 :])
 
     def inserted(index: int, record: bytes | Message) -> bytes:
         new = encode(record) if isinstance(record, Message) else record
-        return head + b"".join([*records[:index], new, *records[index:]])
+        return whole(head, *records[:index], new, *records[index:])
 
     def offer(**fields: Any) -> bytes:
-        return _head(replace(hello, **fields)) + b"".join(records)
+        return whole(_head(replace(hello, **fields)), *records)
 
     def raw(*body: int) -> bytes:
         return bytes([len(body), *body])
@@ -189,7 +194,9 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     yield "spec-memory", "limit-exceeded", "a code that needs 800 MB", offer(spec=huge)
     for name, size in (("magic", 5), ("head", 20), ("data", len(head) + len(records[0]) + 9), ("end", len(good) - 1)):
         yield f"cut-{name}", "truncated", f"ends after {size} bytes", good[:size]
-    yield "cut-between", "truncated", "END is missing", good[: -len(records[-1])]
+    yield "cut-between", "truncated", "END is missing", good[: -4 - len(records[-1])]
+    yield "cut-crc", "truncated", "the CRC after END is missing", good[:-4]
+    yield "crc", "damaged-file", "the CRC after END is another", good[:-1] + bytes([good[-1] ^ 1])
     yield "trailing", not_ours, "bytes follow END", good + b"tail"
     yield "joined", "truncated", "a second transmission begins and does not end", good + good[:30]
     yield "n-huge", "bad-frame", "HELLO announces 2^62 tokens, there are fewer", offer(tokens=1 << 62)
@@ -237,7 +244,7 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     assert isinstance(last, Check)
     other = Check(position=last.position, crc=last.crc, digest=bytes(32))
     yield "check-digest", "diverged", "a CHECK with another digest of the state", changed(last_check, other)
-    yield "check-missing", "bad-frame", "the last CHECK is missing", head + b"".join([*records[:last_check], records[-1]])
+    yield "check-missing", "bad-frame", "the last CHECK is missing", whole(head, *records[:last_check], records[-1])
     size = end.tokens
     yield (
         "end-sha256",

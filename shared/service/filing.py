@@ -108,21 +108,21 @@ def decompress(
     found: list[Stored] = []
     decoder: TransmissionDecoder | None = None
     spec = CodeSpec.parse(b'{"model":{"kind":"uniform"}}')
-    code, began, written, blocks = "", 0, 0, 0
+    code, began, before, written, blocks = "", 0, 0, 0, 0
     for message, end in _messages(read):
         if isinstance(message, Hello):
             spec = _acceptable(message, max_model_bytes)
             room = None if max_bytes is None else max_bytes - written
             _fits(message, spec, room)
             decoder = _decoder(spec, message, room)
-            code, blocks = message.code, 0
+            code, blocks, before = message.code, 0, written
             continue
         assert decoder is not None
         try:
             decoder.take(message)
         except LimitError as error:
             if error.what == "tokens" and max_bytes is not None:
-                raise LimitError("bytes to be written", written + error.value * token_width(spec.vocabulary), max_bytes) from None
+                raise LimitError("bytes to be written", before + error.value * token_width(spec.vocabulary), max_bytes) from None
             raise
         for block in decoder.blocks():
             if block is not None:

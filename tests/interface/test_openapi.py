@@ -48,7 +48,9 @@ def test_an_example_everywhere(service, tmp_path):
             places |= {f"body {kind}": one for kind, one in operation.get("requestBody", {}).get("content", {}).items()}
             for status, answer in operation["responses"].items():
                 places |= {f"{status} {kind}": one for kind, one in answer.get("content", {}).items()}
-            missing += [f"{method} {path}: {name}" for name, one in places.items() if not (has(one) or has(one.get("schema", {})))]
+            missing += [
+                f"{method} {path}: {name}" for name, one in places.items() if not (has(one) or has(one.get("schema", {})))
+            ]
             assert operation.get("description"), f"{method} {path}"
     assert missing == []
 

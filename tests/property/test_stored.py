@@ -1,0 +1,116 @@
+"""Stored transmissions: however they are read, and whatever is changed in them."""
+
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.channel.errors import ChannelError, TruncatedError
+from shared.channel.stored import StoredReader
+from shared.code.errors import CodelengthError
+from shared.code.models import PRESETS, preset
+from shared.code.spec import CodeSpec
+from shared.service import filing
+
+TEXT = b"to be or not to be, that is the question: " * 12
+SPEC = CodeSpec.from_fields({"model": {"kind": "frequency"}, "block_tokens": 200, "segment_tokens": 50})
+
+
+def stored(data, spec=SPEC) -> bytes:
+    out = io.BytesIO()
+    filing.compress(io.BytesIO(data).read, out.write, spec, "frequency")
+    return out.getvalue()
+
+
+def back(content) -> bytes:
+    out = io.BytesIO()
+    filing.decompress(io.BytesIO(content).read, out.write)
+    return out.getvalue()
+
+
+GOOD = stored(TEXT)
+
+
+def read(parts):
+    reader, out = StoredReader(), []
+    for part in parts:
+        reader.feed(part)
+        out += [(message, reader.position) for message in reader.messages()]
+    reader.end()
+    return out
+
+
+def test_the_same_byte_by_byte():
+    content = GOOD + stored(b"") + GOOD
+    whole = read([content])
+    single = read([content[i : i + 1] for i in range(len(content))])
+    assert [one for one, _ in whole] == [one for one, _ in single]
+    ends = [position for message, position in single if type(message).__name__ == "End"]
+    assert ends == [len(GOOD), len(GOOD) + len(stored(b"")), len(content)]
+
+
+def test_every_flipped_bit_is_refused():
+    """Nothing in a file is unprotected: no single bit may change and still give a file that is read."""
+    for place in range(len(GOOD)):
+        for bit in range(8):
+            changed = bytearray(GOOD)
+            changed[place] ^= 1 << bit
+            out = io.BytesIO()
+            try:
+                filing.decompress(io.BytesIO(changed).read, out.write)
+            except CodelengthError:
+                assert TEXT.startswith(out.getvalue()), (place, bit)
+            else:
+                pytest.fail(f"bit {bit} of byte {place} of {len(GOOD)} is not protected")
+
+
+def test_every_truncation_is_told():
+    for size in range(1, len(GOOD)):
+        with pytest.raises(TruncatedError):
+            back(GOOD[:size])
+        with pytest.raises(TruncatedError):
+            filing.scan(io.BytesIO(GOOD[:size]).read)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(list(PRESETS)),
+    data=st.binary(max_size=600),
+    block=st.integers(1, 300),
+    segment=st.integers(1, 100),
+)
+def test_what_goes_in_comes_out(name, data, block, segment):
+    spec = preset(name).model_copy(update={"block_tokens": block, "segment_tokens": segment})
+    content = stored(data, spec)
+    assert back(content) == data
+    (one,) = filing.scan(io.BytesIO(content).read)
+    assert (one.bytes, one.file_bytes) == (len(data), len(content))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.binary(max_size=200), cut=st.integers(0, len(GOOD)))
+def test_nonsense_is_refused_by_name(data, cut):
+    content = GOOD[:cut] + data
+    if content == GOOD:
+        return
+    with pytest.raises(CodelengthError):
+        back(content)
+
+
+def test_a_reader_that_failed_says_so_again():
+    reader = StoredReader()
+    reader.feed(b"nonsense")
+    with pytest.raises(ChannelError):
+        list(reader.messages())
+    with pytest.raises(ChannelError):
+        reader.end()
+
+
+def test_long_data_keeps_its_blocks_together():
+    """A block of hardly any bits is checked at the next flush; the file holds whole DATA of 64 KiB."""
+    data = bytes(300_000)
+    content = stored(data, preset("frequency"))
+    assert back(content) == data
+    kinds = [type(message).__name__ for message, _ in read([content])]
+    assert kinds.count("Data") == 1

@@ -22,7 +22,7 @@ from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_token
 DATA_BYTES: Final = 4096
 LATENCY_SECONDS: Final = 1.0
 DIGEST_EVERY_BLOCKS: Final = 16
-MAX_WAITING_BLOCKS: Final = 1 << 20
+MAX_WAITING_BLOCKS: Final = 1 << 17
 MAX_UNREAD_BYTES: Final = 1 << 20
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from shared.channel.errors import describe
+from shared.channel.messages import Check, Hello, encode
 from shared.code.errors import CodelengthError
 from shared.service import conformance, filing
 
@@ -66,11 +67,12 @@ def test_scanning_finds_what_is_wrong_with_the_frame():
 
 
 _REFUSE = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from shared.service.kernels import prepare_kernel_cache
 prepare_kernel_cache()
 from shared.channel.errors import describe
+from shared.channel.messages import Check, Hello, encode
 from shared.code.errors import CodelengthError
 from shared.service.filing import decompress
 out = {}
@@ -83,7 +85,8 @@ for name in sys.argv[1:]:
         except CodelengthError as error:
             slug = describe(error).slug
     out[name] = slug, time.process_time() - started, "torch" in sys.modules, "numba" in sys.modules
-out["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from shared.service.worker import peak_memory_bytes
+out["peak_bytes"] = peak_memory_bytes()
 print(json.dumps(out))
 """
 
@@ -95,7 +98,7 @@ def test_refused_soon_in_little_memory_without_torch(tmp_path):
     rest = [e for e in ENTRIES if e.problem is not None and e.problem not in DECODED and e not in first]
     floods = {
         "z": flood([b"\x83\x80\x04\x06\xff\xff\x03" + b"\x55" * 65535] * 200),  # 13 MB of z and no CHECK
-        "checks": flood([b"\x0a\x07" + b"\x80\x80\x04" + b"\x00\x00" + b"\x00" * 4] * 300_000),
+        "checks": flood(encode(Check(position=65_536 * (i + 1), crc=0, digest=None)) for i in range(140_000)),
     }
     for name, content in floods.items():
         (tmp_path / name).write_bytes(content)
@@ -117,7 +120,6 @@ def test_refused_soon_in_little_memory_without_torch(tmp_path):
 
 
 def flood(records) -> bytes:
-    from shared.channel.messages import Hello
     from shared.channel.stored import StoredWriter
     from shared.code.models import preset
 

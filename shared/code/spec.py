@@ -77,13 +77,87 @@ class NgramModel(_Part):
         return (32 << self.table_bits) + (1 << 20)
 
 
-Model = Annotated[UniformModel | FrequencyModel | NgramModel, Field(discriminator="kind")]
+class Tables(_Part):
+    """n-gram logit tables and a match beside a network's logits."""
+
+    bits: int = Field(default=16, ge=8, le=22, description="log2 of the 256-byte rows of each of the tables")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of all tables, the history and the match's places."""
+        return 7 * (256 << self.bits) + (1 << 25)
+
+
+class _Network(_Part):
+    """What the networks have in common: residual layers of `width`, each mixing positions and then, with `hidden`, widths."""
+
+    layers: int = Field(default=1, ge=1, le=64)
+    width: int = Field(default=128, ge=8, le=8192, multiple_of=8)
+    hidden: int = Field(default=0, ge=0, le=32_768, multiple_of=8, description="width of the perceptron after each; 0 for none")
+    taps: int = Field(default=2, ge=1, le=8, description="positions side by side at each layer's input")
+    tables: Tables | None = Tables()
+    seed: int = Field(default=1, ge=0, lt=1 << 31)
+
+    def parameters(self, vocabulary_size: int) -> int:
+        """The number of trained weights of the network, without tables."""
+        mixing = (3 * self.taps + 1) * self.width**2 + self.width
+        return 2 * vocabulary_size * self.width + self.layers * (mixing + 2 * self.width * self.hidden)
+
+    def row_bytes(self, vocabulary_size: int) -> int:
+        """What a segment's activations take for each of its rows."""
+        return 16 * vocabulary_size + 8 * self.layers * (12 * self.width * self.taps + 4 * self.hidden) + 64 * self.width
+
+    def memory_bytes(self, vocabulary_size: int, rows: int) -> int:
+        """Upper bound of weights, moments, rounded copies, activations and tables."""
+        tables = self.tables.memory_bytes if self.tables else 0
+        return 48 * self.parameters(vocabulary_size) + rows * self.row_bytes(vocabulary_size) + tables + (1 << 24)
+
+
+class RecurrentModel(_Network):
+    """Gated linear recurrences, trained online."""
+
+    kind: Literal["recurrent"] = "recurrent"
+
+
+class TransformerModel(_Network):
+    """A decoder-only transformer, trained online; each position attends to itself and the `context` before it."""
+
+    kind: Literal["transformer"] = "transformer"
+    heads: int = Field(default=4, ge=1, le=64)
+    context: int = Field(default=64, ge=0, le=4096)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % self.heads:
+            msg = f"{self.heads} heads do not divide a width of {self.width}"
+            raise ValueError(msg)
+        return self
+
+    def memory_bytes(self, vocabulary_size: int, rows: int) -> int:
+        """Upper bound of weights, moments, rounded copies, activations, keys, values and tables."""
+        attention = 32 * rows * self.layers * (self.context + 1) * (self.heads + self.width // 8)
+        return super().memory_bytes(vocabulary_size, rows) + attention
+
+
+NETWORKS = (RecurrentModel, TransformerModel)
+
+Model = Annotated[UniformModel | FrequencyModel | NgramModel | RecurrentModel | TransformerModel, Field(discriminator="kind")]
+
+
+class Adam(_Part):
+    """The networks' optimiser; numbers are in units of 2^-20."""
+
+    rate: int = Field(default=4194, ge=0, le=1 << 20)
+    decay: int = Field(default=1049, ge=0, le=1 << 20, description="the rate falls as 1 / √(1 + decay · k)")
+    beta1: int = Field(default=838_861, ge=0, lt=1 << 20)
+    beta2: int = Field(default=1_038_090, ge=0, lt=1 << 20)
 
 
 class OnlineTraining(_Part):
     """k grows while D is sent."""
 
     kind: Literal["online"] = "online"
+    optimizer: Adam = Adam()
 
 
 class CodeSpec(_Part):
@@ -103,7 +177,7 @@ class CodeSpec(_Part):
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
-        if self.streams > 1:
+        if self.streams > 1 and not isinstance(self.model, NETWORKS):
             msg = f"a {self.model.kind} model codes one stream, not {self.streams}"
             raise ValueError(msg)
         return self
@@ -116,7 +190,11 @@ class CodeSpec(_Part):
     @property
     def memory_bytes(self) -> int:
         """Upper bound of what a predictor and a codec of this spec hold, independent of n."""
-        return self.model.memory_bytes(self.vocabulary_size) + 16 * self.block_tokens + 256 * self.segment_tokens
+        if isinstance(self.model, NETWORKS):
+            model = self.model.memory_bytes(self.vocabulary_size, self.segment_tokens * self.streams)
+        else:
+            model = self.model.memory_bytes(self.vocabulary_size)
+        return model + 16 * self.block_tokens + 256 * self.segment_tokens
 
     def canonical_bytes(self) -> bytes:
         """The one serialisation of this spec, ASCII."""

@@ -11,6 +11,9 @@ from shared.code.spec import (
     FrequencyModel,
     Model,
     NgramModel,
+    OnlineTraining,
+    RecurrentModel,
+    TransformerModel,
     UniformModel,
     Vocabulary,
 )
@@ -23,6 +26,9 @@ class Preset:
     name: str
     summary: str
     model: Model
+    segment_tokens: int = 4096
+    streams: int = 1
+    training: OnlineTraining = OnlineTraining()
 
 
 PRESETS: dict[str, Preset] = {
@@ -31,6 +37,13 @@ PRESETS: dict[str, Preset] = {
         Preset(name="uniform", summary="p = 1/m: the baseline S_0", model=UniformModel()),
         Preset(name="frequency", summary="adaptive counts of order 0 (Krichevsky-Trofimov)", model=FrequencyModel()),
         Preset(name="ngram", summary="contexts of 0 to 5 tokens, hashed, mixed and learned online", model=NgramModel()),
+        Preset(
+            name="recurrent",
+            summary="a gated recurrent network with n-gram logit tables, trained online, exact",
+            model=RecurrentModel(),
+            segment_tokens=16,
+            streams=16,
+        ),
     )
 }
 
@@ -39,7 +52,14 @@ def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
     """The spec of a preset over a vocabulary (octets if none is given). Raises `UnknownPresetError`."""
     if name not in PRESETS:
         raise UnknownPresetError(name, tuple(PRESETS))
-    return CodeSpec(vocabulary=vocabulary or BytesVocabulary(), model=PRESETS[name].model)
+    found = PRESETS[name]
+    return CodeSpec(
+        vocabulary=vocabulary or BytesVocabulary(),
+        model=found.model,
+        training=found.training,
+        segment_tokens=found.segment_tokens,
+        streams=found.streams,
+    )
 
 
 def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) -> CodeSpec:
@@ -62,3 +82,11 @@ def build(spec: CodeSpec) -> Predictor:
             from shared.code.models.ngram import Ngram
 
             return Ngram(spec.vocabulary_size, order, table_bits)
+        case RecurrentModel():
+            from shared.code.models.recurrent import Recurrent
+
+            return Recurrent(spec)
+        case TransformerModel():
+            from shared.code.models.transformer import Transformer
+
+            return Transformer(spec)

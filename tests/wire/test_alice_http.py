@@ -72,6 +72,22 @@ async def test_bad_transmissions(alice_app, body, status, problem):
     assert slug(answer) == (problem or slug(answer))
 
 
+async def test_bodies_that_are_no_requests(alice_app):
+    broken = await alice_app.post("/transmissions", content=b'{"dataset": ', headers={"Content-Type": "application/json"})
+    assert (broken.status_code, slug(broken)) == (422, "malformed-request")
+    assert "not JSON" in broken.json()["detail"]
+    long = await alice_app.post("/transmissions", json={"dataset": "0" * 64, "code": "x" * 5000})
+    assert len(long.text) < 1000
+
+    def body(size):
+        return b'{"dataset": "' + b"0" * 64 + b'", "code": "' + b"x" * (size - 91) + b'"}'
+
+    for size, status in ((1 << 20, 404), ((1 << 20) + 1, 413)):
+        answer = await alice_app.post("/transmissions", content=body(size), headers={"Content-Type": "application/json"})
+        assert (len(body(size)), answer.status_code) == (size, status)
+    assert slug(answer) == "limit-exceeded"
+
+
 async def test_unknown_things(alice_app):
     for path in ("/transmissions/" + "0" * 32, "/nothing", "/transmissions/x"):
         assert (await alice_app.get(path)).status_code in (404, 422)

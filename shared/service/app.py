@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.channel.messages import VERSION
 from shared.code.errors import CodelengthError
 from shared.service.auth import require_token
-from shared.service.errors import MalformedRequestError, Problem, problem
+from shared.service.errors import MalformedRequestError, Problem, StorageFullError, is_full, problem
 from shared.service.examples import EVENT, EXAMPLES, METRICS
 from shared.service.kernels import package_version, runtime_fingerprint, sources_digest
 from shared.service.metrics import Metrics
@@ -176,6 +177,14 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
             type=f"urn:codelength:problem:{slug}", title=str(error.detail), status=error.status_code, detail=str(error.detail)
         )
         return JSONResponse(document.model_dump(), error.status_code, error.headers, media_type="application/problem+json")
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.OperationalError)
+    async def _disk(_: Request, error: OSError | sqlite3.OperationalError) -> JSONResponse:
+        if is_full(error):
+            return problem_response(StorageFullError(f"{name}'s disk is full; make room, or delete datasets or transmissions"))
+        logger.error("a request failed", exc_info=error)
+        return problem_response(error)
 
     @app.exception_handler(Exception)
     async def _internal(_: Request, error: Exception) -> JSONResponse:

@@ -6,8 +6,10 @@ import torch
 
 from shared.channel.errors import describe
 from shared.code.errors import NonPortableOperation
-from shared.code.exact import kernels, products
+from shared.code.exact import fused, kernels, products, reference
 from shared.code.exact.guard import Guard
+from shared.code.exact.trace import Difference, Entry, Trace, digest, first_difference, watched
+from shared.code.models.recurrent import Recurrent
 from tests.support import decode, encode
 from tests.unit.test_exact import SMALL, TEXT
 
@@ -137,3 +139,62 @@ def test_recurrent_passes_under_the_guard(backend):
 
 def test_its_name_outside():
     assert describe(NonPortableOperation("exp", "…")).slug == "non-portable-operation"
+
+
+TOKENS = np.frombuffer(TEXT[:60], dtype=np.uint8).astype(np.uint32)
+
+
+def flip(array, row, bit):
+    """One bit of one float32 of a row."""
+    (array if isinstance(array, np.ndarray) else array.numpy())[row].view(np.int32)[3] ^= 1 << bit
+
+
+def recorded(flipped_token):
+    kernels.choose("reference")
+    predictor = Recurrent(SMALL)
+    if flipped_token is not None:
+        flip(predictor._embedding._table.values, flipped_token, 0)
+    with Trace() as trace:
+        encode(SMALL, TOKENS, predictor)
+    return trace.entries
+
+
+def test_the_trace_names_the_first_operation_that_differs():
+    ours = recorded(None)
+    assert len(ours) > 1000
+    assert first_difference(ours, recorded(None)) is None
+    difference = first_difference(ours, recorded(ord("i")))  # its last bit
+    assert difference.ours.name == "index.Tensor"  # the gather of that row, long before any logit
+    assert str(difference).startswith(f"operation {difference.index}, index.Tensor, gave")
+    names = [entry.name for entry in ours[: difference.index]]
+    assert names.count("index.Tensor") < 3
+    assert first_difference(ours, recorded(ord("Z"))).ours.name == "sub.Tensor"  # not in the text: seen when Adam steps
+
+
+def watching(name, monkeypatch, change=None):
+    entries = []
+    monkeypatch.setattr(kernels, "_chosen", watched({"fused": fused, "reference": reference}[name], entries))
+    predictor = Recurrent(SMALL)
+    if change:
+        change(predictor)
+    encode(SMALL, TOKENS, predictor)
+    return entries
+
+
+def test_watched_kernels_agree_and_name_the_first_that_does_not(monkeypatch):
+    ours = watching("fused", monkeypatch)
+    assert first_difference(ours, watching("reference", monkeypatch)) is None
+    theirs = watching("reference", monkeypatch, lambda p: flip(p._layers[0]._bias.values, 0, 22))
+    assert first_difference(ours, theirs).ours.name == "gated_scan"
+    monkeypatch.setattr(reference, "relu_squared_backward", lambda dz, raw, scale, z: dz.copy_(z * 0.5))
+    watched_reference = watching("reference", monkeypatch)
+    assert first_difference(ours, watched_reference).index > 20
+
+
+def test_differences_and_digests():
+    a, b = Entry(0, "add.Tensor", "00"), Entry(0, "mul.Tensor", "00")
+    assert str(Difference(0, a, None)) == "operation 0 was add.Tensor here and nothing there"
+    assert str(first_difference([a], [b])) == "operation 0 was add.Tensor here and mul.Tensor there"
+    assert digest(-np.zeros(2)) == digest(torch.zeros(2, dtype=torch.float64))
+    assert digest(np.zeros(2)) != digest(np.zeros((1, 2)))
+    assert digest([np.arange(3, dtype=">i4"), 7]) == digest([torch.arange(3, dtype=torch.int32), 7])

@@ -72,3 +72,15 @@ class CorruptCodeError(CodecError):
 
     def __str__(self) -> str:
         return f"the code is damaged at or before token {self.position}"
+
+
+class NonPortableOperation(CodecError):  # noqa: N818 - an operation, refused
+    """An operation that can give other bits on another machine was about to influence a probability."""
+
+    def __init__(self, operation: str, way: str) -> None:
+        super().__init__(operation, way)
+        self.operation = operation
+        self.way = way
+
+    def __str__(self) -> str:
+        return f"{self.operation} can give other bits on another machine; the lawful way: {self.way}"

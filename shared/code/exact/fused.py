@@ -63,6 +63,11 @@ def to_numpy(array: Array) -> Array:
     return array
 
 
+def assign(array: Array, values: Array) -> None:
+    """The contents become `values`."""
+    array[...] = values
+
+
 def shift(array: Array, rows: int, kept: int) -> None:
     """The `kept` rows that begin at `rows` become the first."""
     array[:kept] = array[rows : rows + kept].copy()

@@ -6,20 +6,18 @@ the token at t − 1 of the same stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.code.arithmetic import DECODE, MODE, starved
-from shared.code.exact import fused
+from shared.code.exact import kernels
 from shared.code.models.base import I64, U32, Coder, Predictor
 from shared.code.models.head import Head
-from shared.code.models.layers import Array, Embedding, Output, Shape
+from shared.code.models.layers import Array, Embedding, Output, Shape, named
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec
 from shared.code.training import Step
-
-_KERNELS: Final = fused
 
 
 class Layer(Protocol):
@@ -48,9 +46,9 @@ class Network(Predictor):
         model = spec.model
         assert isinstance(model, NETWORKS)
         size, streams = spec.vocabulary_size, spec.streams
-        shape = Shape(positions=spec.segment_tokens, streams=streams, width=model.width, kernels=_KERNELS)
+        shape = Shape(positions=spec.segment_tokens, streams=streams, width=model.width, kernels=kernels.chosen())
         self.max_decisions = streams
-        self._kernels = _KERNELS
+        self._kernels = shape.kernels
         self._streams = streams
         self._embedding = Embedding(shape, size, model.seed * 4096)
         self._layers: list[Layer] = [layer for index in range(model.layers) for layer in layers(shape, index)]
@@ -114,10 +112,15 @@ class Network(Predictor):
             layer.prepare()
         self._output.prepare()
 
-    def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+    def _live(self) -> Mapping[str, Array]:
+        """The state where it lies, maybe on another device."""
         groups = {"embedding": self._embedding.arrays(), "head": self._head.arrays(), "output": self._output.arrays()}
         groups |= {f"layer{index}": layer.arrays() for index, layer in enumerate(self._layers)}
-        arrays = {
-            f"{group}.{name}": self._kernels.to_numpy(array) for group, part in groups.items() for name, array in part.items()
-        }
-        return {**arrays, "before": self._before, "powers": self._step.powers}
+        return {**named(**groups), "before": self._before, "powers": self._step.powers}
+
+    def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {name: self._kernels.to_numpy(array) for name, array in self._live().items()}
+
+    def _assign(self, saved: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name, array in self._live().items():
+            self._kernels.assign(array, saved[name])

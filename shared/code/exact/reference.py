@@ -1,0 +1,309 @@
+"""The kernels of `fused` once more, in torch operations on tensors of any device: the same bits, one operation at a time.
+
+It is what `guard` and `trace` watch, what runs on a GPU, and the definition to read `fused` against. Only lawful operations
+(docs/exactness.md) stand here. Letters are those of `fused`; outputs are tensors, or views of them, written in place.
+A choice by `max` in a kernel is `where` here, so that −0 and NaN fare alike.
+"""
+
+import sys
+from functools import cache
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.code.exact.constants import (
+    ACTIVATION_BITS,
+    ACTIVATION_LIMIT,
+    EXP2,
+    EXPONENT_LIMIT,
+    FLUSH,
+    LOG2_E,
+    LOGIT_BITS,
+    POWERS,
+    SUM_BITS,
+    WEIGHT_CEILING,
+)
+
+_EPSILON: Final = 2.0**-20
+_ACTIVATION: Final = float(1 << ACTIVATION_BITS)
+_GATE_LIMIT: Final = 30.0
+_LOGIT_SCALE: Final = float(1 << LOGIT_BITS)
+_LOGIT_LIMIT: Final = float(1 << 22)
+_COEFFICIENTS: Final = [float(c) for c in EXP2]  # float32 numbers, exact as Python's
+_SMALL: Final = float(FLUSH)
+
+_device = torch.device("cpu")
+
+
+def place(device: str) -> None:
+    """Make arrays on this device from now on."""
+    global _device  # noqa: PLW0603 - a property of the machine
+    _device = torch.device(device)
+
+
+def zeros(shape: tuple[int, ...], kind: str) -> Tensor:
+    """A tensor of zeros; kind is a type's name."""
+    return torch.zeros(shape, dtype=getattr(torch, kind), device=_device)
+
+
+def from_numpy(array: Any) -> Tensor:
+    """A tensor with these contents."""
+    return torch.from_numpy(np.array(array)).to(_device)
+
+
+def to_numpy(array: Any) -> Any:
+    """The contents; shared where memory can be."""
+    return array.cpu().numpy() if isinstance(array, Tensor) else array
+
+
+def assign(array: Any, values: Any) -> None:
+    """The contents become `values`, a NumPy array."""
+    array[...] = from_numpy(values) if isinstance(array, Tensor) else values
+
+
+def shift(array: Tensor, rows: int, kept: int) -> None:
+    """The `kept` rows that begin at `rows` become the first."""
+    array[:kept] = array[rows : rows + kept].clone()
+
+
+def twin(module: ModuleType) -> ModuleType:
+    """Where this back end has the functions of a further module of kernels: here."""
+    del module
+    return sys.modules[__name__]
+
+
+@cache
+def _powers(device: torch.device) -> Tensor:
+    return torch.from_numpy(POWERS).to(device)
+
+
+def _power(e: Tensor) -> Tensor:
+    """2^e as float32, from a table."""
+    return _powers(e.device)[e + 126]
+
+
+def _exponent(x: Tensor) -> Tensor:
+    """The least e with |x| < 2^e, from the bit pattern, within ±60; int64."""
+    bits = x.view(torch.int32).to(torch.int64)
+    return (((bits >> 23) & 255) - 126).clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT)
+
+
+def _value(raw: Tensor, scale: float) -> Tensor:
+    """`float32` of raw · scale, scale a power of two."""
+    return (raw * scale).to(torch.float32)
+
+
+def _positive(x: Tensor) -> Tensor:
+    return torch.where(x < 0, torch.zeros_like(x), x)
+
+
+def _flushed(x: Tensor, size: Tensor) -> Tensor:
+    return torch.where(size >= _SMALL, x, torch.zeros_like(x))
+
+
+def exp(x: Tensor) -> Tensor:
+    """`e^x` for x ≤ 0, at least 2^-100."""
+    y = x * float(LOG2_E)
+    y = torch.where(y < -100.0, torch.full_like(y, -100.0), y)
+    whole = y.round()
+    f = y - whole
+    p = torch.full_like(f, _COEFFICIENTS[6])
+    for k in range(5, -1, -1):
+        p = p * f
+        p = p + _COEFFICIENTS[k]
+    return p * _power(whole.clamp(-100, 126).to(torch.int64))
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    e = exp(-x.abs().clamp(max=_GATE_LIMIT))
+    s = torch.ones_like(e) / (e + 1.0)
+    return torch.where(x >= 0, s, e * s)
+
+
+def _quantized(x: Tensor) -> Tensor:
+    """Activations as they enter a product, int16."""
+    return (x * _ACTIVATION).round().clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int16)
+
+
+def _integers(x: Tensor, up: Tensor) -> Tensor:
+    """`x` · up rounded, int64; `up` was chosen so that they fit."""
+    return (x * up).round().to(torch.int64)
+
+
+def _width(x: Tensor) -> Tensor:
+    return torch.tensor(x.shape[-1], dtype=torch.float64, device=x.device)  # a tensor on the device: see `guard` on division
+
+
+def _inverse_rms(x: Tensor) -> Tensor:
+    """1 / √(mean square + 2^-20) of the rows […, H]; the squares are summed as integers."""
+    e = _exponent(x.abs().amax(-1))
+    q = _integers(x, _power(SUM_BITS - e)[..., None])
+    down = _power(e - SUM_BITS).to(torch.float64)
+    mean = (q * q).sum(-1).to(torch.float64) * down * down / _width(x)
+    root = (mean + _EPSILON).sqrt()
+    return (torch.ones_like(root) / root).to(torch.float32)
+
+
+def _mean_product(a: Tensor, u: Tensor) -> Tensor:
+    """Σ a_i u_i / H of the rows, u rounded to activation units; summed as integers."""
+    e = _exponent(a.abs().amax(-1))
+    q = _integers(a, _power(SUM_BITS - e)[..., None])
+    total = (q * _quantized(u).to(torch.int64)).sum(-1)
+    down = _power(e - SUM_BITS - ACTIVATION_BITS).to(torch.float64)
+    return (total.to(torch.float64) * down / _width(a)).to(torch.float32)
+
+
+def gather(x: Tensor, table: Tensor, tokens: Tensor) -> None:
+    """`x[row]` = table[tokens[row]]."""
+    x[:] = table[tokens]
+
+
+def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor) -> None:
+    """`gradient[token]` = Σ dx over the rows with that token; gradient [m, H] is overwritten."""
+    e = _exponent(dx.abs().amax())
+    total = torch.zeros(gradient.shape, dtype=torch.int64, device=gradient.device)
+    total.index_add_(0, tokens, _integers(dx, _power(SUM_BITS - e)))
+    gradient[:] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
+
+
+def sum_rows(out: Tensor, values: Tensor) -> None:
+    """`out[0, i]` = Σ values[:, i]."""
+    e = _exponent(values.abs().amax())
+    total = _integers(values, _power(SUM_BITS - e)).sum(0)
+    out[0] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
+
+
+def quantize(out: Tensor, values: Tensor, bits: int) -> int:
+    """`out` = values · 2^(bits − e), rounded, with the least e that bounds all of values by 2^e; returns e − bits."""
+    e = _exponent(values.abs().amax())
+    out[:] = (values * _power(bits - e)).round().to(torch.int16)
+    return int(e) - bits
+
+
+def norm_taps(operand: Tensor, u: Tensor, r: Tensor, units: Tensor, x: Tensor, first: int, taps: int, streams: int) -> None:
+    """RMS norm of the rows x [N, H], side by side with those of the taps − 1 positions before; see `fused`."""
+    rows, width = x.shape
+    begin = (taps - 1) * streams + first
+    r[:] = _inverse_rms(x)
+    u[:] = x * r[:, None]
+    units[begin : begin + rows] = _quantized(u)
+    for tap in range(taps):
+        earlier = begin - tap * streams
+        operand[:, tap * width : (tap + 1) * width] = units[earlier : earlier + rows]
+
+
+def norm_taps_backward(dx: Tensor, raw: Tensor, scale: float, u: Tensor, r: Tensor, taps: int, streams: int) -> None:
+    """`dx` += the gradient of `norm_taps`; raw · scale [N, taps·H] is that of the operand. Earlier segments get none."""
+    rows, width = u.shape
+    d = _value(raw, scale)
+    du = d[:, :width].clone()
+    for tap in range(1, taps):
+        later = tap * streams
+        if later < rows:
+            du[: rows - later] += d[later:, tap * width : (tap + 1) * width]
+    mean = _mean_product(du, u)
+    dx += (du - u * mean[:, None]) * r[:, None]
+
+
+def add_product(x: Tensor, raw: Tensor, scale: float) -> None:
+    """`x` += raw · scale."""
+    x += _value(raw, scale)
+
+
+def integer_logits(out: Any, raw: Tensor, scale: float) -> None:
+    """Logits in units of 2^-16, within ±64."""
+    out[:] = (raw * scale * _LOGIT_SCALE).round().clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT).to(torch.int32)
+
+
+def relu_squared(out: Tensor, z: Tensor, raw: Tensor, scale: float) -> None:
+    """`z` = raw · scale; out = max(z, 0)² / 2, rounded for a product."""
+    z[:] = _value(raw, scale)
+    positive = _positive(z)
+    out[:] = _quantized(positive * positive * 0.5)
+
+
+def relu_squared_backward(dz: Tensor, raw: Tensor, scale: float, z: Tensor) -> None:
+    """`dz` = d · max(z, 0), d = raw · scale."""
+    dz[:] = _value(raw, scale) * _positive(z)
+
+
+def gated_scan(
+    out: Tensor,
+    keep: Tensor,
+    candidate: Tensor,
+    gate: Tensor,
+    h: Tensor,
+    u: Tensor,
+    r: Tensor,
+    raw: Tensor,
+    scale: float,
+    bias: Tensor,
+    first: int,
+    streams: int,
+) -> None:
+    """The gated linear recurrence h_t = a_t h_{t-1} + (1 − a_t) c_t, its RMS norm, times silu(g_t); see `fused`."""
+    width, rows = len(bias), len(raw)
+    value = _value(raw, scale)
+    keep[:] = _sigmoid(value[:, :width] + bias)
+    candidate[:] = value[:, width : 2 * width]
+    gate[:] = value[:, 2 * width :]
+    taken = (torch.ones_like(keep) - keep) * candidate
+    for row in range(0, rows, streams):
+        here, part = first + row, slice(row, row + streams)
+        new = keep[part] * h[here : here + streams] + taken[part]
+        h[here + streams : here + 2 * streams] = _flushed(new, new.abs())
+    states = h[first + streams : first + streams + rows]
+    r[:] = _inverse_rms(states)
+    u[:] = states * r[:, None]
+    out[:] = _quantized(u * (gate * _sigmoid(gate)))
+
+
+def gated_scan_backward(
+    dz: Tensor,
+    raw: Tensor,
+    scale: float,
+    keep: Tensor,
+    candidate: Tensor,
+    gate: Tensor,
+    h: Tensor,
+    u: Tensor,
+    r: Tensor,
+    streams: int,
+) -> None:
+    """`dz` [N, 3H] from d = raw · scale [N, H], the gradient of `gated_scan`'s output; the state before the segment gets none."""
+    rows, width = u.shape
+    d = _value(raw, scale)
+    s = _sigmoid(gate)
+    du = d * (gate * s)
+    one = torch.ones_like(s)
+    dz[:, 2 * width :] = d * u * (s * (gate * (one - s) + 1.0))
+    mean = _mean_product(du, u)
+    dh = (du - u * mean[:, None]) * r[:, None]
+    carried = torch.zeros_like(u[:streams])
+    for row in range(rows - streams, -1, -streams):
+        part = slice(row, row + streams)
+        dh[part] += carried
+        carried = dh[part] * keep[part]
+    rest = one - keep
+    dz[:, :width] = dh * (h[:rows] - candidate) * (keep * rest)
+    dz[:, width : 2 * width] = dh * rest
+
+
+def adam(w: Tensor, m: Tensor, v: Tensor, raw: Tensor, scale: float, factors: Tensor) -> None:
+    """One step of Adam on w with the gradient raw · scale; see `fused` for the factors."""
+    keep1, take1, keep2, take2, up1, up2, epsilon, rate, most = factors.unbind()
+    g = _value(raw, scale)
+    first = keep1 * m + take1 * g
+    m[:] = _flushed(first, first.abs())
+    second = keep2 * v + take2 * (g * g)
+    v[:] = _flushed(second, second)
+    root = (v * up2).to(torch.float64).sqrt().to(torch.float32)
+    step = m * up1 / (root + epsilon)
+    step = torch.where(step < most, step, most)
+    step = torch.where(step > -most, step, -most)
+    value = w - rate * step
+    value = torch.where(value < WEIGHT_CEILING, value, float(WEIGHT_CEILING))
+    w[:] = torch.where(value > -WEIGHT_CEILING, value, -float(WEIGHT_CEILING))

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import shared.code
+from shared.code.spec import NETWORKS, CodeSpec
 
 PACKAGE = "shared.code"
 
@@ -53,6 +54,17 @@ def prepare_kernel_cache(directory: Path | None = None) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     os.environ["NUMBA_CACHE_DIR"] = str(place)
     return place
+
+
+def ready_for(spec: CodeSpec) -> None:
+    """Make this process ready to compute a spec: for a network, threads and the back end of its products.
+
+    Raises `MachineError` where this machine would not be exact.
+    """
+    if isinstance(spec.model, NETWORKS):
+        from shared.service.backends import prepare
+
+        prepare()
 
 
 def package_version() -> str:

@@ -94,9 +94,9 @@ class Receiving:
     async def _finish(self, error: BaseException | None) -> None:
         recorder = self.recorder
         if recorder is not None and error is not None:
-            recorder.failed(error)
-            if isinstance(error, CancelledTransmissionError):
+            if isinstance(error, CancelledTransmissionError | StorageFullError):
                 self._discard(recorder.record)
+            recorder.failed(error)
         await self._conversation.end(error)
         if recorder is not None:
             await recorder.settle()

@@ -33,7 +33,7 @@ class UnknownPresetError(InputError):
         self.known = known
 
     def __str__(self) -> str:
-        return f"no preset is called {self.name!r}; there are {', '.join(self.known)}"
+        return f"no preset is called {self.name[:64]!r}; there are {', '.join(self.known)}"
 
 
 class VocabularyError(InputError):

@@ -26,7 +26,7 @@ class Step:
         self._factors: Any = None
 
     def begin(self, k: int) -> None:
-        """Start the update that follows step k, k = 0, 1, …"""
+        """Start the update that follows step k ≥ 0."""
         adam = self._optimizer
         beta1, beta2 = np.float64(adam.beta1) / _UNIT, np.float64(adam.beta2) / _UNIT  # exact
         self.powers[0] *= beta1

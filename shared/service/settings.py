@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CODELENGTH_", frozen=True)
 
     host: str = "127.0.0.1"
-    port: int | None = Field(default=None, description="8001 for Alice and 8002 for Bob unless set")
+    port: int | None = Field(default=None, ge=0, le=65535, description="8001 for Alice and 8002 for Bob unless set")
     listen_fd: int | None = Field(default=None, description="an inherited listening socket, instead of host and port")
     state_directory: Path = Field(default_factory=_default_state_directory)
     cache_directory: Path = Field(default_factory=default_cache_directory)

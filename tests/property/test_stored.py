@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from shared.channel.errors import ChannelError, TruncatedError
 from shared.channel.stored import StoredReader
-from shared.code.errors import CodelengthError
+from shared.code.errors import CodelengthError, SpecError
 from shared.code.models import PRESETS, preset
 from shared.code.spec import CodeSpec
-from shared.service import filing
+from shared.service import coding, filing
 
 TEXT = b"to be or not to be, that is the question: " * 12
 SPEC = CodeSpec.from_fields({"model": {"kind": "frequency"}, "block_tokens": 200, "segment_tokens": 50})
@@ -114,3 +114,21 @@ def test_long_data_keeps_its_blocks_together():
     assert back(content) == data
     kinds = [type(message).__name__ for message, _ in read([content])]
     assert kinds.count("Data") == 1
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+@pytest.mark.parametrize("m", [1, 2, 256])
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_what_is_written_can_be_read_however_short_its_blocks_are(monkeypatch, kind, m, length):
+    """A decoder keeps a bounded number of blocks waiting for their code; an encoder must not ask more of it."""
+    monkeypatch.setattr(coding, "MAX_WAITING_BLOCKS", 100)
+    spec = CodeSpec.from_fields({"model": {"kind": kind}, "vocabulary": {"kind": "ids", "size": m}, "block_tokens": length})
+    for blocks in (20, 400, 3000 // length):
+        try:
+            content = stored(bytes(length * blocks), spec)
+        except SpecError:
+            assert blocks > 30
+        else:
+            assert back(content) == bytes(length * blocks)
+    with pytest.raises(SpecError, match="raise block_tokens"):
+        stored(bytes(400), CodeSpec.from_fields({"model": {"kind": "ngram"}, "block_tokens": 1}))

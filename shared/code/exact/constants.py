@@ -1,4 +1,4 @@
-"""The numbers of exact arithmetic: scales and ranges, polynomial coefficients, first weights. All come from integers or `decimal`.
+"""The numbers of exact arithmetic: scales, ranges, polynomial coefficients, first weights. All are from integers or `decimal`.
 
 Operands of matrix products are integers: activations in units of 2^-10 and gradients at a scale of their own, both below
 2^14 in magnitude; weights below 2^13. Both scales are powers of two, so that scaling is exact.

@@ -6,6 +6,7 @@ m vocabulary. A "raw" product is float64 and integer-valued; its `scale` is the 
 Sums are taken over integers; everything else is one IEEE operation per rounding, in the order written here.
 """
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ _ONE = np.float32(1)
 _ACTIVATION = np.float32(1 << ACTIVATION_BITS)
 _LIMIT = np.float32(ACTIVATION_LIMIT)
 _CEILING = np.float32(WEIGHT_CEILING)
+_CLIPPED = np.float32(ACTIVATION_LIMIT >> ACTIVATION_BITS)
 _EPSILON = np.float64(2.0**-20)  # added to a mean square before its root
 _GATE_LIMIT = np.float32(30)
 _LOGIT_SCALE = np.float64(1 << LOGIT_BITS)
@@ -71,24 +73,31 @@ def shift(array: Array, rows: int, kept: int) -> None:
     array[:kept] = array[rows : rows + kept].copy()
 
 
+def twin(module: ModuleType) -> ModuleType:
+    """Where this back end has the functions of a further module of kernels."""
+    return module
+
+
 @kernel
-def _exponent(x: np.float32) -> int:
+def exponent(x: np.float32) -> int:
     """The least e with |x| < 2^e, from the bit pattern, within ±60."""
-    bits = np.int64(np.float32(x).view(np.int32))
-    return min(max(((bits >> 23) & 255) - 126, -EXPONENT_LIMIT), EXPONENT_LIMIT)
+    biased = int((np.float32(x).view(np.int32) >> 23) & 255)
+    return min(max(biased - 126, -EXPONENT_LIMIT), EXPONENT_LIMIT)
 
 
 @kernel
-def _power(e: int) -> np.float32:
-    return POWERS[e + 126]
+def power(e: int) -> np.float32:
+    """2^e, for e in ±126."""
+    return np.float32(POWERS[e + 126])
 
 
 @kernel
-def _largest(row: F32) -> np.float32:
-    largest = _ZERO
+def largest(row: F32) -> np.float32:
+    """The largest magnitude."""
+    peak = _ZERO
     for i in range(len(row)):
-        largest = max(largest, abs(row[i]))
-    return largest
+        peak = max(peak, abs(row[i]))
+    return peak
 
 
 @kernel
@@ -101,7 +110,7 @@ def exp(x: np.float32) -> np.float32:
     for k in range(5, -1, -1):
         p = p * f
         p = p + EXP2[k]
-    return p * POWERS[np.int64(whole) + 126]
+    return np.float32(p * POWERS[np.int64(whole) + 126])
 
 
 @kernel
@@ -112,34 +121,34 @@ def _sigmoid(x: np.float32) -> np.float32:
 
 
 @kernel
-def _quantized(x: np.float32) -> np.int16:
+def quantized(x: np.float32) -> np.int16:
     """An activation as it enters a product."""
     return np.int16(min(max(np.rint(x * _ACTIVATION), -_LIMIT), _LIMIT))
 
 
 @kernel
-def _inverse_rms(row: F32) -> np.float32:
+def inverse_rms(row: F32) -> np.float32:
     """1 / √(mean square + 2^-20); the squares are summed as integers."""
-    e = _exponent(_largest(row))
-    up = _power(SUM_BITS - e)
+    e = exponent(largest(row))
+    up = power(SUM_BITS - e)
     total = np.int64(0)
     for i in range(len(row)):
         q = np.int64(np.rint(row[i] * up))
         total += q * q
-    down = np.float64(_power(e - SUM_BITS))
+    down = np.float64(power(e - SUM_BITS))
     mean = np.float64(total) * down * down / np.float64(len(row))
     return np.float32(np.float64(1) / np.sqrt(mean + _EPSILON))
 
 
 @kernel
-def _mean_product(a: F32, u: F32) -> np.float32:
+def mean_product(a: F32, u: F32) -> np.float32:
     """Σ a_i u_i / H, u rounded to activation units; summed as integers."""
-    e = _exponent(_largest(a))
-    up = _power(SUM_BITS - e)
+    e = exponent(largest(a))
+    up = power(SUM_BITS - e)
     total = np.int64(0)
     for i in range(len(a)):
-        total += np.int64(np.rint(a[i] * up)) * np.int64(_quantized(u[i]))
-    down = np.float64(_power(e - SUM_BITS - ACTIVATION_BITS))
+        total += np.int64(np.rint(a[i] * up)) * np.int64(quantized(u[i]))
+    down = np.float64(power(e - SUM_BITS - ACTIVATION_BITS))
     return np.float32(np.float64(total) * down / np.float64(len(a)))
 
 
@@ -154,11 +163,11 @@ def gather(x: F32, table: F32, tokens: I64) -> None:
 @kernel
 def scatter(gradient: F64, tokens: I64, dx: F32) -> None:
     """gradient[token] = Σ dx over the rows with that token; gradient [m, H] is overwritten."""
-    largest = _ZERO
+    peak = _ZERO
     for row in range(len(tokens)):
-        largest = max(largest, _largest(dx[row]))
-    e = _exponent(largest)
-    up, down = _power(SUM_BITS - e), np.float64(_power(e - SUM_BITS))
+        peak = max(peak, largest(dx[row]))
+    e = exponent(peak)
+    up, down = power(SUM_BITS - e), np.float64(power(e - SUM_BITS))
     total = np.zeros(gradient.shape, dtype=np.int64)
     for row in range(len(tokens)):
         for i in range(dx.shape[1]):
@@ -171,11 +180,11 @@ def scatter(gradient: F64, tokens: I64, dx: F32) -> None:
 @kernel
 def sum_rows(out: F64, values: F32) -> None:
     """out[0, i] = Σ values[:, i]."""
-    largest = _ZERO
+    peak = _ZERO
     for row in range(values.shape[0]):
-        largest = max(largest, _largest(values[row]))
-    e = _exponent(largest)
-    up, down = _power(SUM_BITS - e), np.float64(_power(e - SUM_BITS))
+        peak = max(peak, largest(values[row]))
+    e = exponent(peak)
+    up, down = power(SUM_BITS - e), np.float64(power(e - SUM_BITS))
     total = np.zeros(out.shape[1], dtype=np.int64)
     for row in range(values.shape[0]):
         for i in range(out.shape[1]):
@@ -186,12 +195,12 @@ def sum_rows(out: F64, values: F32) -> None:
 
 @kernel
 def quantize(out: I16, values: F32, bits: int) -> int:
-    """out = values · 2^(bits − e), rounded, with the least e that bounds all of values by 2^e; returns e − bits."""
-    largest = _ZERO
+    """Set out = values · 2^(bits − e), rounded, with the least e that bounds all of values by 2^e; returns e − bits."""
+    peak = _ZERO
     for row in range(values.shape[0]):
-        largest = max(largest, _largest(values[row]))
-    e = _exponent(largest)
-    up = _power(bits - e)
+        peak = max(peak, largest(values[row]))
+    e = exponent(peak)
+    up = power(bits - e)
     for row in range(values.shape[0]):
         for i in range(values.shape[1]):
             out[row, i] = np.int16(np.rint(values[row, i] * up))
@@ -207,11 +216,11 @@ def norm_taps(operand: I16, u: F32, r: F32, units: I16, x: F32, first: int, taps
     """
     width = x.shape[1]
     for row in range(x.shape[0]):
-        r[row] = _inverse_rms(x[row])
+        r[row] = inverse_rms(x[row])
         place = (taps - 1) * streams + first + row
         for i in range(width):
             u[row, i] = x[row, i] * r[row]
-            units[place, i] = _quantized(u[row, i])
+            units[place, i] = quantized(u[row, i])
         for tap in range(taps):
             for i in range(width):
                 operand[row, tap * width + i] = units[place - tap * streams, i]
@@ -219,7 +228,7 @@ def norm_taps(operand: I16, u: F32, r: F32, units: I16, x: F32, first: int, taps
 
 @kernel
 def norm_taps_backward(dx: F32, raw: F64, scale: float, u: F32, r: F32, taps: int, streams: int) -> None:
-    """dx += the gradient of `norm_taps`; raw · scale [N, taps·H] is that of the operand. Earlier segments get none."""
+    """Add to dx the gradient of `norm_taps`; raw · scale [N, taps·H] is that of the operand. Earlier segments get none."""
     rows, width = u.shape
     du = np.zeros(width, dtype=np.float32)
     for row in range(rows):
@@ -230,14 +239,14 @@ def norm_taps_backward(dx: F32, raw: F64, scale: float, u: F32, r: F32, taps: in
             if later < rows:
                 for i in range(width):
                     du[i] = du[i] + np.float32(raw[later, tap * width + i] * scale)
-        mean = _mean_product(du, u[row])
+        mean = mean_product(du, u[row])
         for i in range(width):
             dx[row, i] = dx[row, i] + (du[i] - u[row, i] * mean) * r[row]
 
 
 @kernel
 def add_product(x: F32, raw: F64, scale: float) -> None:
-    """x += raw · scale."""
+    """Add to x raw · scale."""
     for row in range(x.shape[0]):
         for i in range(x.shape[1]):
             x[row, i] = x[row, i] + np.float32(raw[row, i] * scale)
@@ -253,21 +262,23 @@ def integer_logits(out: I32, raw: F64, scale: float) -> None:
 
 @kernel
 def relu_squared(out: I16, z: F32, raw: F64, scale: float) -> None:
-    """z = raw · scale; out = max(z, 0)² / 2, rounded for a product."""
+    """Set z = raw · scale; out = max(z, 0)² / 2, rounded for a product."""
     for row in range(raw.shape[0]):
         for i in range(raw.shape[1]):
             value = np.float32(raw[row, i] * scale)
             z[row, i] = value
             positive = max(value, _ZERO)
-            out[row, i] = _quantized(positive * positive * _HALF)
+            out[row, i] = quantized(positive * positive * _HALF)
 
 
 @kernel
 def relu_squared_backward(dz: F32, raw: F64, scale: float, z: F32) -> None:
-    """dz = d · max(z, 0), d = raw · scale."""
+    """The gradient dz = d · max(z, 0), d = raw · scale; 0 where the output was clipped, which would else be pushed on."""
     for row in range(raw.shape[0]):
         for i in range(raw.shape[1]):
-            dz[row, i] = np.float32(raw[row, i] * scale) * max(z[row, i], _ZERO)
+            positive = max(z[row, i], _ZERO)
+            slope = positive if positive * positive * _HALF < _CLIPPED else _ZERO
+            dz[row, i] = np.float32(raw[row, i] * scale) * slope
 
 
 @kernel
@@ -287,7 +298,7 @@ def gated_scan(
 ) -> None:
     """The gated linear recurrence h_t = a_t h_{t-1} + (1 − a_t) c_t, its RMS norm, times silu(g_t).
 
-    raw · scale [N, 3H] holds a's, c and g: a = σ(· + bias). h [B + T·B, H] holds the state before the segment in its first B rows.
+    raw · scale [N, 3H] holds a's, c and g: a = σ(· + bias). h [B + T·B, H] begins with the state before the segment, B rows.
     Writes keep = a, candidate = c, gate = g, h, u = h·r, r, and the rounded u · silu(g).
     """
     width = len(bias)
@@ -301,17 +312,17 @@ def gated_scan(
             candidate[row, i] = c
             h[streams + here, i] = value if abs(value) >= FLUSH else _ZERO
             gate[row, i] = np.float32(raw[row, 2 * width + i] * scale)
-        r[row] = _inverse_rms(h[streams + here])
+        r[row] = inverse_rms(h[streams + here])
         for i in range(width):
             u[row, i] = h[streams + here, i] * r[row]
-            out[row, i] = _quantized(u[row, i] * (gate[row, i] * _sigmoid(gate[row, i])))
+            out[row, i] = quantized(u[row, i] * (gate[row, i] * _sigmoid(gate[row, i])))
 
 
 @kernel
 def gated_scan_backward(
     dz: F32, raw: F64, scale: float, keep: F32, candidate: F32, gate: F32, h: F32, u: F32, r: F32, streams: int
 ) -> None:
-    """dz [N, 3H] from d = raw · scale [N, H], the gradient of `gated_scan`'s output; the state before the segment gets none."""
+    """The gradient dz [N, 3H] from that of the output, raw · scale [N, H]; the state before the segment gets none."""
     rows, width = u.shape
     carried = np.zeros((streams, width), dtype=np.float32)
     du = np.zeros(width, dtype=np.float32)
@@ -323,7 +334,7 @@ def gated_scan_backward(
             s = _sigmoid(g)
             du[i] = d * (g * s)
             dz[row, 2 * width + i] = d * u[row, i] * (s * (_ONE + g * (_ONE - s)))
-        mean = _mean_product(du, u[row])
+        mean = mean_product(du, u[row])
         for i in range(width):
             dh = carried[b, i] + (du[i] - u[row, i] * mean) * r[row]
             a = keep[row, i]
@@ -350,8 +361,8 @@ def adam(w: F32, m: F32, v: F32, raw: F64, scale: float, factors: F32) -> None:
             v[row, i] = value if value >= FLUSH else _ZERO
         for i in range(w.shape[1]):
             step = m[row, i] * up1 / (np.sqrt(v[row, i] * up2) + epsilon)
-            step = step if step < most else most
-            step = step if step > -most else -most
+            step = min(most, step)
+            step = max(-most, step)
             value = w[row, i] - rate * step
-            value = value if value < _CEILING else _CEILING
-            w[row, i] = value if value > -_CEILING else -_CEILING
+            value = min(_CEILING, value)
+            w[row, i] = max(-_CEILING, value)

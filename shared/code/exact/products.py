@@ -21,7 +21,7 @@ class Right(Protocol):
     """A right operand prepared for many products."""
 
     def times(self, left: Tensor) -> Tensor:
-        """left [M, K] int16 · this [K, N] → float64 [M, N]."""
+        """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
 
 
 class Float64:
@@ -33,7 +33,7 @@ class Float64:
         self._right = right.to(torch.float64)
 
     def times(self, left: Tensor) -> Tensor:
-        """left [M, K] int16 · this [K, N] → float64 [M, N]."""
+        """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
         return torch.mm(left.to(torch.float64), self._right)
 
 
@@ -52,7 +52,7 @@ class Int8:
         self._digits = digits.t().contiguous().t()  # columns together: what `_int_mm` likes best
 
     def times(self, left: Tensor) -> Tensor:
-        """left [M, K] int16 · this [K, N] → float64 [M, N]."""
+        """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
         rows, width = left.shape[0], self._columns + -self._columns % 8
         wide = left.to(torch.int32)
         low = ((wide + 128) & 255) - 128

@@ -11,7 +11,6 @@ from shared.code.spec import (
     FrequencyModel,
     Model,
     NgramModel,
-    OnlineTraining,
     RecurrentModel,
     TransformerModel,
     UniformModel,
@@ -28,7 +27,6 @@ class Preset:
     model: Model
     segment_tokens: int = 4096
     streams: int = 1
-    training: OnlineTraining = OnlineTraining()
 
 
 PRESETS: dict[str, Preset] = {
@@ -44,6 +42,20 @@ PRESETS: dict[str, Preset] = {
             segment_tokens=16,
             streams=16,
         ),
+        Preset(
+            name="transformer",
+            summary="a decoder-only transformer, trained online, exact",
+            model=TransformerModel(hidden=256, taps=4, tables=None),
+            segment_tokens=16,
+            streams=16,
+        ),
+        Preset(
+            name="transformer-tables",
+            summary="a transformer with n-gram logit tables, trained online, exact",
+            model=TransformerModel(),
+            segment_tokens=16,
+            streams=16,
+        ),
     )
 }
 
@@ -56,7 +68,6 @@ def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
     return CodeSpec(
         vocabulary=vocabulary or BytesVocabulary(),
         model=found.model,
-        training=found.training,
         segment_tokens=found.segment_tokens,
         streams=found.streams,
     )

@@ -79,11 +79,11 @@ def _find(tables: I32, table: int, context: np.uint64) -> int:
 @kernel
 def _confidence(state: np.int32) -> int:
     """Which gain a row uses: by the length of its count in bits and by how many tokens it lists."""
-    count, length = state & 255, 0
+    count, listed, length = int(state) & 255, int(state) >> 8, 0
     while count > 0:
         count >>= 1
         length += 1
-    return 4 * min(length, 7) + min(state >> 8, 3)
+    return 4 * min(length, 7) + min(listed, 3)
 
 
 @kernel
@@ -102,8 +102,8 @@ def _learn_rows(tables: I32, gains: I32, rows: I64, p: I64, token: np.int64) -> 
     for table in range(tables.shape[0]):
         row = rows[table]
         state = tables[table, row, 1]
-        count, listed = state & 255, state >> 8
-        rate = _RATES[count]
+        count, listed = int(state) & 255, int(state) >> 8
+        rate = np.int64(_RATES[count])
         push, place, least = np.int64(0), -1, 0
         for entry in range(listed):
             weight = np.int64(tables[table, row, 3 + 2 * entry])
@@ -112,12 +112,12 @@ def _learn_rows(tables: I32, gains: I32, rows: I64, p: I64, token: np.int64) -> 
                 error += _ONE
                 place = entry
             push += (error * weight) >> 16
-            weight = min(max(weight + ((rate * error + 32768) >> 16), -_WEIGHT_LIMIT), _WEIGHT_LIMIT)
+            weight = np.int64(min(max(int(weight + ((rate * error + 32768) >> 16)), -_WEIGHT_LIMIT), _WEIGHT_LIMIT))
             tables[table, row, 3 + 2 * entry] = weight
             if weight < tables[table, row, 3 + 2 * least]:
                 least = entry
         confidence = _confidence(state)
-        gain = np.int64(gains[table, confidence]) + ((_GAIN_RATE * push + 32768) >> 16)
+        gain = int(gains[table, confidence] + ((_GAIN_RATE * push + 32768) >> 16))
         gains[table, confidence] = min(max(gain, -_GAIN_LIMIT), _GAIN_LIMIT)
         if place < 0:
             first = np.int64(_FIRST_WEIGHT) if listed == 0 else (rate * _NEXT_WEIGHT) >> 16
@@ -130,7 +130,7 @@ def _learn_rows(tables: I32, gains: I32, rows: I64, p: I64, token: np.int64) -> 
 
 @kernel
 def _advance_contexts(contexts: U64, token: np.int64) -> None:
-    """contexts [7]: of the last 1 … 6 tokens, and of the letters since the last octet that is none."""
+    """Contexts [7]: of the last 1 … 6 tokens, and of the letters since the last octet that is none."""
     x = np.uint64(token + 1)
     if len(contexts) > ORDERS:
         letter = 97 <= token <= 122 or 65 <= token <= 90 or token >= 128
@@ -145,7 +145,7 @@ def _advance_contexts(contexts: U64, token: np.int64) -> None:
 def _advance_match(
     match: I64, history: U32, places: I32, context: np.uint64, token: np.int64, place: np.int64, streams: int
 ) -> None:
-    """match [2]: the place of the token expected next and the match's length, 0 for none. A stream's next place is `streams` on."""
+    """The match [2]: the place of the token expected next, `streams` after the last, and the match's length, 0 for none."""
     mask = _HISTORY - 1
     history[place & mask] = token
     if match[1] > 0 and history[match[0] & mask] == token:

@@ -84,7 +84,7 @@ class Linear:
         self.scale = self._weight_scale * 2.0**-ACTIVATION_BITS
 
     def forward(self, operand: Array) -> Array:
-        """operand [N, K] int16 → raw [N, M]; its value is raw · `scale`."""
+        """The operand [N, K] int16 → raw [N, M]; its value is raw · `scale`."""
         return self._raw(self._forward.times(tensor(operand)))
 
     def backward(self, operand: Array, dz: Array, step: Step) -> tuple[Array, float]:
@@ -114,14 +114,14 @@ class NormTaps:
         self._units = shape.zeros((taps - 1) * shape.streams + shape.rows, shape.width, kind="int16")
 
     def forward(self, x: Array, first: int) -> Array:
-        """x [N, H], the rows from `first` on → operand [N, taps·H] int16."""
+        """The rows x [N, H] from `first` on → operand [N, taps·H] int16."""
         rows = slice(first, first + len(x))
         operand = self.operand[rows]
         self._kernels.norm_taps(operand, self._u[rows], self._r[rows], self._units, x, first, self._taps, self._streams)
         return operand
 
     def backward(self, dx: Array, raw: Array, scale: float) -> None:
-        """dx [N, H] += the gradient of x; raw · scale [N, taps·H] is the operand's."""
+        """Add to dx [N, H] the gradient of x; raw · scale [N, taps·H] is the operand's."""
         rows = len(dx)
         self._kernels.norm_taps_backward(dx, raw, scale, self._u[:rows], self._r[:rows], self._taps, self._streams)
 
@@ -144,7 +144,7 @@ class Embedding:
         self._gradient = shape.zeros(size, shape.width, kind="float64")
 
     def forward(self, x: Array, tokens: Array) -> None:
-        """x [N, H] = the rows of tokens [N]."""
+        """Set x [N, H] to the rows of tokens [N]."""
         self._kernels.gather(x, self._table.values, tokens)
 
     def backward(self, tokens: Array, dx: Array, step: Step) -> None:
@@ -171,14 +171,14 @@ class Perceptron:
         self._dz = shape.zeros(shape.rows, hidden)
 
     def forward(self, x: Array, first: int) -> None:
-        """x [N, H], the rows from `first` on, changed in place."""
+        """The rows x [N, H] from `first` on, changed in place."""
         rows = slice(first, first + len(x))
         raw = self._up.forward(self._norm.forward(x, first))
         self._kernels.relu_squared(self._operand[rows], self._z[rows], raw, self._up.scale)
         self._kernels.add_product(x, self._down.forward(self._operand[rows]), self._down.scale)
 
     def backward(self, dx: Array, step: Step) -> None:
-        """dx [N, H], changed in place."""
+        """The gradient dx [N, H], changed in place."""
         rows = len(dx)
         raw, scale = self._down.backward(self._operand[:rows], dx, step)
         dz = self._dz[:rows]
@@ -207,12 +207,12 @@ class Output:
         self._linear = Linear(shape, np.zeros((shape.width, size), dtype=np.float32))
 
     def forward(self, x: Array, first: int, logits: Array) -> None:
-        """x [N, H] → logits [N, m] int32, in units of 2^-16."""
+        """The rows x [N, H] → logits [N, m] int32, in units of 2^-16."""
         raw = self._linear.forward(self._norm.forward(x, first))
         self._kernels.integer_logits(logits, raw, self._linear.scale)
 
     def backward(self, dx: Array, dlogits: Array, step: Step) -> None:
-        """dx [N, H] += the gradient; dlogits [N, m] float32."""
+        """Add to dx [N, H] the gradient; dlogits [N, m] float32."""
         self._norm.backward(dx, *self._linear.backward(self._norm.operand[: len(dx)], dlogits, step))
 
     def prepare(self) -> None:

@@ -24,10 +24,10 @@ class Layer(Protocol):
     """A residual layer."""
 
     def forward(self, x: Array, first: int) -> None:
-        """x [N, H], the rows from `first` on, changed in place."""
+        """The rows x [N, H] from `first` on, changed in place."""
 
     def backward(self, dx: Array, step: Step) -> None:
-        """dx [N, H], changed in place; the weights take a step."""
+        """The gradient dx [N, H], changed in place; the weights take a step."""
 
     def advance(self, rows: int) -> None:
         """End a segment of so many rows."""
@@ -51,7 +51,7 @@ class Network(Predictor):
         self._kernels = shape.kernels
         self._streams = streams
         self._embedding = Embedding(shape, size, model.seed * 4096)
-        self._layers = [layer for index in range(model.layers) for layer in layers(shape, index)]
+        self._layers: list[Layer] = [layer for index in range(model.layers) for layer in layers(shape, index)]
         self._output = Output(shape, size)
         words = isinstance(spec.vocabulary, BytesVocabulary)
         self._head = Head(size, streams, model.tables.bits if model.tables else 0, words=words)
@@ -108,8 +108,9 @@ class Network(Predictor):
     def restore(self, data: bytes) -> None:
         """Go back to `state_bytes`. Raises `StateError`, and changes nothing, if they are of another predictor."""
         super().restore(data)
-        for layer in (*self._layers, self._output):
+        for layer in self._layers:
             layer.prepare()
+        self._output.prepare()
 
     def _live(self) -> Mapping[str, Array]:
         """The state where it lies, maybe on another device."""

@@ -37,7 +37,7 @@ class Recurrence:
         self._bias_gradient = shape.zeros(1, width, kind="float64")
 
     def forward(self, x: Array, first: int) -> None:
-        """x [N, H], the rows from `first` on, changed in place."""
+        """The rows x [N, H] from `first` on, changed in place."""
         rows = slice(first, first + len(x))
         raw = self._in.forward(self._norm.forward(x, first))
         saved = self._keep[rows], self._candidate[rows], self._gate[rows], self._h, self._u[rows], self._r[rows]
@@ -46,7 +46,7 @@ class Recurrence:
         self._kernels.add_product(x, self._out.forward(operand), self._out.scale)
 
     def backward(self, dx: Array, step: Step) -> None:
-        """dx [N, H], changed in place."""
+        """The gradient dx [N, H], changed in place."""
         rows = len(dx)
         raw, scale = self._out.backward(self._operand[:rows], dx, step)
         dz = self._dz[:rows]

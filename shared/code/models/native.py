@@ -124,6 +124,7 @@ class Native(Predictor):
             self._logits[rows] = units.to(torch.int32).numpy()
             self._head.code(tokens, lengths, t, t + 1, coder, costs, self._logits, self._gradient)
             self._states = states
+        assert self._head.loss_units == int(costs.sum(dtype=np.int64)), "what is trained on is what was coded"
         self._train(np.concatenate([self._before[None], tokens[:-1].astype(np.int64)]))
         self._before[:] = tokens[-1]
         return len(tokens)

@@ -26,7 +26,7 @@ def examine() -> dict[str, Any]:
     from shared.service.kernels import package_version, prepare_kernel_cache, sources_digest
 
     started = time.monotonic()
-    golden = json.loads(vectors.PATH.read_text(encoding="ascii"))
+    golden, made_with = vectors.golden()
     computed = vectors.compute()
     checks = [{"name": name, "exact": computed.get(name) == golden[name]} for name in golden]
     files = [
@@ -44,6 +44,7 @@ def examine() -> dict[str, Any]:
             "file_format": STORED_VERSION,
         },
         "vectors": checks,
+        "vectors_made_with": made_with,
         "files": files,
         "machine": {
             "system": f"{platform.system()} {platform.release()}",

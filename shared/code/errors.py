@@ -84,3 +84,14 @@ class NonPortableOperation(CodecError):  # noqa: N818 - an operation, refused
 
     def __str__(self) -> str:
         return f"{self.operation} can give other bits on another machine; the lawful way: {self.way}"
+
+
+class MachineError(CodecError):
+    """The machine, as it is set up, does not compute f exactly."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

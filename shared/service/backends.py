@@ -1,6 +1,7 @@
-"""Which back end multiplies f's integers on this machine: timed here, offered and checked by `shared.code.exact.products`.
+"""What computes a network on this machine: threads, and the back end of its products, timed here and checked by `products`.
 
-All of them give the same integers (they are proven equal by tests), so the choice is a property of the machine and never of f.
+All back ends give the same integers (they are proven equal by tests), so the choice is a property of the machine and never of f.
+Two environment variables say what is wanted: CODELENGTH_PRODUCTS and CODELENGTH_WORKER_THREADS. torch is imported here, late.
 """
 
 import os
@@ -9,23 +10,33 @@ from typing import Final
 
 import torch
 
-from shared.code.exact import products
+from shared.code.errors import MachineError
+from shared.code.exact import fused, products
 
 _SHAPES: Final = ((256, 256, 384), (16, 256, 384))  # rows, inner and columns as the presets have them: a segment, and a position
 _SECONDS: Final = 0.03
 
 
-def choose(wanted: str = "auto") -> dict[str, float]:
-    """Choose a back end by name, or the fastest one; returns seconds per product of each that is exact here.
+def prepare() -> dict[str, float]:
+    """Make this process ready for networks; returns seconds per segment of products of each back end that is exact here.
 
-    Raises `ValueError` for a name that is unknown or not exact here.
+    Raises `MachineError` where the processor flushes denormal numbers, or where the back end wanted is not exact.
     """
+    torch.set_num_threads(int(os.environ.get("CODELENGTH_WORKER_THREADS", "1")))
+    check_denormals()
+    wanted = os.environ.get("CODELENGTH_PRODUCTS", "auto")
     exact = products.available()
     if wanted not in ("auto", *exact):
-        raise ValueError(f"the product back end {wanted!r} is not exact on this machine; {', '.join(exact)} are")
+        raise MachineError(f"the product back end {wanted!r} is not exact on this machine; {', '.join(exact)} are")
     timings = {name: _seconds(products.BACKENDS[name]) for name in exact}
     products.choose(min(timings, key=timings.__getitem__) if wanted == "auto" else wanted)
     return timings
+
+
+def check_denormals() -> None:
+    """Raise `MachineError` if this thread's processor replaces denormal numbers by zero."""
+    if not fused.keeps_denormals() or float(torch.tensor(2.0**-126) * 0.5) == 0.0:
+        raise MachineError("the processor replaces denormal numbers by zero (flush-to-zero is on); f would not be exact")
 
 
 def _seconds(backend: products.Backend) -> float:
@@ -41,9 +52,3 @@ def _seconds(backend: products.Backend) -> float:
             best = min(best, time.perf_counter() - started)
         total += best * (1 if rows > 16 else 4)
     return total
-
-
-def set_threads(count: int) -> None:
-    """How many threads torch's products may use in this process."""
-    os.environ["OMP_NUM_THREADS"] = str(count)
-    torch.set_num_threads(count)

@@ -33,9 +33,12 @@ class Settings(BaseSettings):
         default=None, description="whom Alice trusts to vouch for Bob, instead of the system's list"
     )
 
+    products: str = Field(default="auto", description="back end of exact products: auto, float64 or int8; all give the same bits")
+    worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's products")
+
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     max_tokens: int = Field(default=1 << 30, ge=1)
-    max_model_bytes: int = Field(default=1 << 30, ge=1)
+    max_model_bytes: int = Field(default=2 << 30, ge=1)
     max_concurrent: int = Field(default=2, ge=1, description="transmissions coded at once; one worker process each")
     max_queued: int = Field(default=64, ge=1)
     max_stored_bytes: int = Field(default=20 << 30, ge=1)

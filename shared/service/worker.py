@@ -27,6 +27,7 @@ from shared.code.models import PRESETS, preset
 from shared.code.size import archive, compress
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Tokens, from_tokens
+from shared.service import backends
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
 from shared.service.kernels import code_sources
 
@@ -314,6 +315,7 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
 
 def warm() -> None:
     """Compile or load what every preset needs, in both directions."""
+    backends.prepare()
     for name in PRESETS:
         spec = preset(name, IdsVocabulary(size=300))
         tokens = np.arange(300, dtype=np.uint32)

@@ -116,7 +116,7 @@ def test_long_data_keeps_its_blocks_together():
     assert kinds.count("Data") == 1
 
 
-@pytest.mark.parametrize("kind", PRESETS)
+@pytest.mark.parametrize("kind", ["uniform", "frequency", "ngram"])
 @pytest.mark.parametrize("m", [1, 2, 256])
 @pytest.mark.parametrize("length", [1, 7, 40])
 def test_what_is_written_can_be_read_however_short_its_blocks_are(monkeypatch, kind, m, length):

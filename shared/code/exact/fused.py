@@ -79,6 +79,16 @@ def twin(module: ModuleType) -> ModuleType:
 
 
 @kernel
+def _halved(x: np.float32) -> np.float32:
+    return x * _HALF
+
+
+def keeps_denormals() -> bool:
+    """Whether this thread's processor leaves numbers below 2^-126 as they are."""
+    return float(_halved(np.float32(2.0**-126))) != 0.0
+
+
+@kernel
 def exponent(x: np.float32) -> int:
     """The least e with |x| < 2^e, from the bit pattern, within ±60."""
     biased = int((np.float32(x).view(np.int32) >> 23) & 255)

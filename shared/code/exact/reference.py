@@ -144,7 +144,7 @@ def _width(x: Tensor) -> Tensor:
 
 
 def _root(x: Tensor) -> Tensor:
-    """√x of float64, correctly rounded: NumPy's, which is the processor's; torch takes MKL's on CPUs, wrong by an ulp at times."""
+    """√x of float64, correctly rounded: NumPy's is the processor's; torch takes MKL's on CPUs, wrong by an ulp at times."""
     return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else x.sqrt()
 
 

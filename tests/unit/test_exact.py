@@ -203,6 +203,15 @@ def test_the_exponential_on_every_scale():
     assert np.max(np.abs(ours[:10_000] / np.exp(x[:10_000].astype(np.float64)) - 1)) < 1e-5
 
 
+def test_square_roots():
+    rng = np.random.default_rng(2)
+    x = np.concatenate([rng.random(1 << 16) * 8, 2.0 ** rng.integers(-100, 60, 1 << 10)])
+    assert bits(reference._root(torch.from_numpy(x)).numpy()) == bits(np.sqrt(x))
+    f = x.astype(np.float32)
+    # even torch's own root, when wrong by an ulp of float64, cannot move that of a float32 across a rounding boundary
+    assert bits(torch.from_numpy(f).to(torch.float64).sqrt().to(torch.float32).numpy()) == bits(np.sqrt(f))
+
+
 def test_plain_functions():
     for module in (fused, reference):
         array = module.zeros((4, 2), "int16")

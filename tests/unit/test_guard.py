@@ -54,6 +54,7 @@ UNLAWFUL = {
     "linspace": (lambda: torch.linspace(0, 1, 7), "table"),
     "pow": (lambda: X**1.5, "table"),
     "square root of float32": (X.sqrt, "float64"),
+    "square root of float64": ((D / (D + 1.0)).sqrt, "NumPy"),
     "rsqrt": (X.rsqrt, "float64"),
     "reciprocal": (X.reciprocal, "ones_like"),
     "add with alpha": (lambda: X.add(X, alpha=3), "separate"),

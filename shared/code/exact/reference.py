@@ -143,13 +143,18 @@ def _width(x: Tensor) -> Tensor:
     return torch.tensor(x.shape[-1], dtype=torch.float64, device=x.device)  # a tensor on the device: see `guard` on division
 
 
+def _root(x: Tensor) -> Tensor:
+    """√x of float64, correctly rounded: NumPy's is the processor's; torch takes MKL's on CPUs, wrong by an ulp at times."""
+    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else x.sqrt()
+
+
 def _inverse_rms(x: Tensor) -> Tensor:
     """1 / √(mean square + 2^-20) of the rows […, H]; the squares are summed as integers."""
     e = _exponent(x.abs().amax(-1))
     q = _integers(x, _power(SUM_BITS - e)[..., None])
     down = _power(e - SUM_BITS).to(torch.float64)
     mean = (q * q).sum(-1).to(torch.float64) * down * down / _width(x)
-    root = (mean + _EPSILON).sqrt()
+    root = _root(mean + _EPSILON)
     return (torch.ones_like(root) / root).to(torch.float32)
 
 
@@ -307,7 +312,7 @@ def adam(w: Tensor, m: Tensor, v: Tensor, raw: Tensor, scale: float, factors: Te
     m[:] = _flushed(first, first.abs())
     second = keep2 * v + take2 * (g * g)
     v[:] = _flushed(second, second)
-    root = (v * up2).to(torch.float64).sqrt().to(torch.float32)
+    root = _root((v * up2).to(torch.float64)).to(torch.float32)
     step = m * up1 / (root + epsilon)
     step = torch.where(step < most, step, most)
     step = torch.where(step > -most, step, -most)

@@ -53,6 +53,7 @@ def prepare_kernel_cache(directory: Path | None = None) -> Path:
     place = root / "numba" / sources_digest()
     place.mkdir(parents=True, exist_ok=True)
     os.environ["NUMBA_CACHE_DIR"] = str(place)
+    os.environ["NUMBA_DISABLE_INTEL_SVML"] = "1"  # where it is installed, its roots are not IEEE's
     return place
 
 

@@ -21,6 +21,7 @@ from shared.code.exact.constants import (
     EXPONENT_LIMIT,
     FLUSH,
     GRADIENT_BITS,
+    LARGEST_EXPONENT,
     LOG2_E,
     LOGIT_BITS,
     POWERS,
@@ -37,7 +38,7 @@ _CLIPPED: Final = float(ACTIVATION_LIMIT >> ACTIVATION_BITS)
 _WEIGHT_BITS: Final = 14
 _SCORE_BITS: Final = 14
 _BIAS_BITS: Final = 30
-_BIAS_LIMIT: Final = float(1 << 10)
+_BIAS_LIMIT: Final = float(1 << 40)
 _COEFFICIENTS: Final = [float(c) for c in EXP2]  # float32 numbers, exact as Python's
 _SMALL: Final = float(FLUSH)
 
@@ -134,9 +135,9 @@ def _quantized(x: Tensor) -> Tensor:
     return (x * _ACTIVATION).round().clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int16)
 
 
-def _integers(x: Tensor, up: Tensor) -> Tensor:
-    """`x` · up rounded, int64; `up` was chosen so that they fit."""
-    return (x * up).round().to(torch.int64)
+def _integers(x: Tensor, up: Tensor, limit: float = 1 << SUM_BITS) -> Tensor:
+    """`x` · up rounded, int64, within ± limit."""
+    return (x * up).round().clamp(-limit, limit).to(torch.int64)
 
 
 def _width(x: Tensor) -> Tensor:
@@ -188,9 +189,9 @@ def sum_rows(out: Tensor, values: Tensor) -> None:
 
 
 def quantize(out: Tensor, values: Tensor, bits: int) -> int:
-    """`out` = values · 2^(bits − e), rounded, with the least e that bounds all of values by 2^e; returns e − bits."""
-    e = _exponent(values.abs().amax())
-    out[:] = (values * _power(bits - e)).round().to(torch.int16)
+    """`out` = values · 2^(bits − e), rounded, with the least e ≤ 30 that bounds all of values by 2^e; returns e − bits."""
+    e = _exponent(values.abs().amax()).clamp(max=LARGEST_EXPONENT)
+    out[:] = _integers(values, _power(bits - e), 1 << bits).to(torch.int16)
     return int(e) - bits
 
 
@@ -389,7 +390,7 @@ def attend_backward(
     value = _value(raw, scale)
     e = _exponent(value.abs().amax())
     pair_down = _power(e - GRADIENT_BITS - ACTIVATION_BITS).to(torch.float64)
-    d = _by_stream(_integers(value, _power(GRADIENT_BITS - e)), streams, heads)[:, :, None]  # [B, t, 1, A, D]
+    d = _by_stream(_integers(value, _power(GRADIENT_BITS - e), 1 << GRADIENT_BITS), streams, heads)[:, :, None]  # [B, t, 1, A, D]
     weight = _split(weights.to(torch.int64), 0, -1, streams).permute(1, 0, 3, 2)  # [B, t, C + 1, A]
     share = weight.to(torch.float32) / weight.sum(2, keepdim=True).to(torch.float32)
     p = (share * float(1 << _WEIGHT_BITS)).round().to(torch.int64)
@@ -398,11 +399,11 @@ def attend_backward(
     mixed = (p * pairs).sum(2, keepdim=True)
     mean = (mixed.to(torch.float64) * (pair_down * 2.0**-_WEIGHT_BITS)).to(torch.float32)
     ds = share * ((pairs.to(torch.float64) * pair_down).to(torch.float32) - mean)
-    steps = (ds.clamp(-_BIAS_LIMIT, _BIAS_LIMIT) * float(1 << _BIAS_BITS)).round().to(torch.int64)
+    steps = _integers(ds, torch.tensor(float(1 << _BIAS_BITS)), _BIAS_LIMIT)
     dbias[:] = steps.sum((0, 1)).t().to(torch.float64) * 2.0**-_BIAS_BITS
 
     e = _exponent(ds.abs().amax((1, 2), keepdim=True))  # [B, 1, 1, A]
-    q = _integers(ds, _power(_SCORE_BITS - e))[..., None]
+    q = _integers(ds, _power(_SCORE_BITS - e), 1 << _SCORE_BITS)[..., None]
     down = _power(e - _SCORE_BITS - ACTIVATION_BITS).to(torch.float64)[:, 0, :, :, None]
     dq = (q * _windows(keys, slots, heads)).sum(2)
     dk = _to_slots(q * _by_stream(queries.to(torch.int64), streams, heads)[:, :, None], slots, context)

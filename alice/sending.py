@@ -23,7 +23,7 @@ from shared.code.models import PRESETS
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
 from shared.service.errors import ConflictError, InterruptedTransmissionError
-from shared.service.kernels import runtime_fingerprint
+from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import ConnectionMeter, MeteredClientConnection
 from shared.service.pool import Worker
 from shared.service.settings import Settings
@@ -182,6 +182,7 @@ class Sending:
         heard = conversation.hear()
         accept = await anext(heard)
         assert isinstance(accept, Accept)
+        record.notes += warning(spec, runtime_fingerprint(), accept.runtime)
         if accept.block != 0:
             raise UnexpectedMessageError(f"ACCEPT from block {accept.block}", "beginning a transmission")
         if record.send_f:

@@ -26,7 +26,7 @@ from shared.service.errors import (
     TooLargeError,
     slug_of,
 )
-from shared.service.kernels import runtime_fingerprint
+from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import SCOPE_KEY, ConnectionMeter
 from shared.service.pool import Worker
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission, measured_f
@@ -183,6 +183,7 @@ class Receiving:
         limit = self._held.settings.max_tokens
         directory = self._held.store.transmission_directory(hello.transmission)
         ours = runtime_fingerprint()
+        recorder.record.notes += warning(spec, ours, hello.runtime)
         await worker.run(
             DecodeJob(
                 spec=spec.canonical_bytes(),

@@ -99,6 +99,8 @@ def transmit(
         from harness.report import ledger_table, print_table
 
         print_table(ledger_table([result]))
+    for note in result["notes"]:
+        terminal.say(note)
     if result["state"] != "verified":
         reason = (result["error"] or {}).get("detail", "no reason is known")
         fail(FAILED, f"the transmission is {result['state']}: {reason}")

@@ -179,6 +179,7 @@ class Client:
             "peak_memory_bytes": {"alice": sent["peak_memory_bytes"], "bob": received and received["peak_memory_bytes"]},
             "reconstruction": (received or sent)["reconstruction"],
             "error": sent["error"],
+            "notes": sent["notes"],
         }
 
     def _witness(self, sent: dict[str, Any]) -> dict[str, Any] | None:

@@ -154,7 +154,7 @@ Model = Annotated[UniformModel | FrequencyModel | NgramModel | RecurrentModel | 
 class Adam(_Part):
     """The networks' optimiser; numbers are in units of 2^-20."""
 
-    rate: int = Field(default=4194, ge=0, le=1 << 20)
+    rate: int = Field(default=3200, ge=0, le=1 << 20)
     decay: int = Field(default=1049, ge=0, le=1 << 20, description="the rate falls as 1 / √(1 + decay · k)")
     beta1: int = Field(default=838_861, ge=0, lt=1 << 20)
     beta2: int = Field(default=1_038_090, ge=0, lt=1 << 20)
@@ -171,7 +171,7 @@ class CodeSpec(_Part):
     """The code f: structure, initialisation, training and coding order, in as much as they are parameters.
 
     block_tokens: tokens between two checks; segment_tokens: positions per training step; streams: B, the number of
-    places in a block that advance in lock step.
+    places in a block that advance in lock step. numerics: exact, the same bits on every machine, or native, plain float32.
     """
 
     format: Literal[1] = 1
@@ -181,11 +181,15 @@ class CodeSpec(_Part):
     block_tokens: int = Field(default=65_536, ge=1, le=1 << 24)
     segment_tokens: int = Field(default=4_096, ge=1, le=1 << 16)
     streams: int = Field(default=1, ge=1, le=1 << 12)
+    numerics: Literal["exact", "native"] = "exact"
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
         if self.streams > 1 and not isinstance(self.model, NETWORKS):
             msg = f"a {self.model.kind} model codes one stream, not {self.streams}"
+            raise ValueError(msg)
+        if self.numerics == "native" and not isinstance(self.model, NETWORKS):
+            msg = f"a {self.model.kind} model has no native numerics: it is integers throughout"
             raise ValueError(msg)
         return self
 

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from shared.code.spec import Adam
 
@@ -23,7 +24,8 @@ class Step:
         self._optimizer = optimizer
         self.powers = np.ones(2, dtype=np.float64)
         """β1^k and β2^k."""
-        self._factors: Any = None
+        self.values: npt.NDArray[np.float32] = np.zeros(9, dtype=np.float32)
+        """The factors of the update begun, as `adam` names them."""
 
     def begin(self, k: int) -> None:
         """Start the update that follows step k ≥ 0."""
@@ -32,11 +34,11 @@ class Step:
         self.powers[0] *= beta1
         self.powers[1] *= beta2
         rate = isqrt((adam.rate**2 << 40) // (_UNIT + adam.decay * k)) / (1 << 30)  # rate · 2^-20 / √(1 + decay · k · 2^-20)
-        self._factors = np.array(
+        self.values = np.array(
             [beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - self.powers[0]), 1 / (1 - self.powers[1]), _EPSILON, rate, _CEILING],
             dtype=np.float32,
         )
 
     def factors(self, kernels: ModuleType) -> Any:
         """The factors as `adam` takes them."""
-        return kernels.from_numpy(self._factors)
+        return kernels.from_numpy(self.values)

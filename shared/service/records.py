@@ -75,6 +75,7 @@ class Transmission(BaseModel):
     """One transmission as one side sees it. Bits are exact sums; rates are null where they are undefined.
 
     steps: k. nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
+    notes: what somebody should know who trusts the result, in sentences.
     """
 
     id: str
@@ -98,6 +99,7 @@ class Transmission(BaseModel):
     peak_memory_bytes: int | None = None
     reconstruction: Reconstruction = Field(default_factory=Reconstruction)
     error: dict[str, Any] | None = None
+    notes: list[str] = Field(default_factory=list)
     created_at: datetime = Field(default_factory=now)
     finished_at: datetime | None = None
 

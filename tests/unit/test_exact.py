@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from shared.code.codec import Encoder
-from shared.code.exact import fused, kernels, products, reference
-from shared.code.models import preset
-from shared.code.models.recurrent import Recurrent
+from shared.code.exact import attention, fused, kernels, products, reference
+from shared.code.models import build, preset
 from shared.code.spec import CodeSpec
 from tests.support import decode, encode
 
@@ -137,6 +136,20 @@ def arguments(name, rng, kind):
             moments = [floats(rng, kind, ROWS, WIDTH) for _ in range(2)]
             factors = np.array([0.8, 0.2, 0.99, 0.01, 5, 100, 2.0**-27, 0.004, 4], dtype=np.float32)
             return [f32, moments[0], np.minimum(np.abs(moments[1]), 2.0**40), raws(rng, kind, ROWS, WIDTH), SCALE, factors]
+        case "attend" | "attend_backward":
+            heads, context, seen, factor = 2, 4, 3, attention.score_factor(WIDTH // 2)
+            norms = [empty("float32", ROWS, 2 * WIDTH), empty("float32", ROWS, 2 * heads)]
+            caches = [units(rng, STREAMS, context + POSITIONS, WIDTH) for _ in range(2)]
+            weights, bias = empty("int16", ROWS, heads, context + 1), floats(rng, "ordinary", heads, context + 1)
+            forward = [empty("int16", ROWS, WIDTH), *norms, empty("int16", ROWS, WIDTH), *caches, weights]
+            forward += [raws(rng, kind, ROWS, 3 * WIDTH), SCALE, bias, factor, 0, STREAMS, context, seen]
+            if name == "attend":
+                return forward
+            attention.attend(*forward)
+            outputs = [empty("float32", ROWS, 3 * WIDTH), empty("float64", heads, context + 1)]
+            return [*outputs, raws(rng, kind, ROWS, WIDTH), SCALE, *forward[1:7], factor, STREAMS, context]
+        case "slide":
+            return [units(rng, STREAMS, 9, WIDTH), 5, 4]
         case "exp":
             return [-np.abs(f32.reshape(-1))]
     raise AssertionError(f"{name} has no arguments here: add them")
@@ -151,8 +164,12 @@ def public(module):
 
 
 PLAIN = {"zeros", "from_numpy", "to_numpy", "assign", "shift", "twin"}
-HELPERS = {"exp", "exponent", "power", "largest", "quantized", "inverse_rms", "mean_product"}
-KERNELS = sorted(public(fused) - PLAIN - HELPERS)
+HELPERS = {"keeps_denormals", "whole", "exp", "exponent", "power", "largest", "quantized", "inverse_rms", "mean_product"}
+KERNELS = sorted((public(fused) | public(attention)) - PLAIN - HELPERS - {"score_factor"})
+
+
+def fused_kernel(name):
+    return getattr(fused, name, None) or getattr(attention, name)
 
 
 def bits(array):
@@ -160,9 +177,9 @@ def bits(array):
 
 
 def test_every_kernel_has_a_twin_with_the_same_arguments():
-    assert len(KERNELS) >= 13
-    for name in (public(fused) - HELPERS) | {"exp"}:
-        ours = inspect.signature(getattr(fused, name)).parameters
+    assert len(KERNELS) >= 16
+    for name in {*KERNELS, *PLAIN, "exp"}:
+        ours = inspect.signature(fused_kernel(name)).parameters
         assert list(ours) == list(inspect.signature(getattr(reference, name)).parameters), name
 
 
@@ -172,7 +189,7 @@ def test_twins(name, kind):
     for seed in range(3):
         given = arguments(name, np.random.default_rng(seed), kind)
         theirs = [torch.from_numpy(a.copy()) if isinstance(a, np.ndarray) else a for a in given]
-        results = getattr(fused, name)(*given), getattr(reference, name)(*theirs)
+        results = fused_kernel(name)(*given), getattr(reference, name)(*theirs)
         assert results[0] == results[1]
         for index, (a, b) in enumerate(zip(given, theirs, strict=True)):
             if isinstance(a, np.ndarray):
@@ -184,6 +201,15 @@ def test_the_exponential_on_every_scale():
     ours = np.array([fused.exp(value) for value in x], dtype=np.float32)
     assert bits(ours) == bits(reference.exp(torch.from_numpy(x)).numpy())
     assert np.max(np.abs(ours[:10_000] / np.exp(x[:10_000].astype(np.float64)) - 1)) < 1e-5
+
+
+def test_square_roots():
+    rng = np.random.default_rng(2)
+    x = np.concatenate([rng.random(1 << 16) * 8, 2.0 ** rng.integers(-100, 60, 1 << 10)])
+    assert bits(reference._root(torch.from_numpy(x)).numpy()) == bits(np.sqrt(x))
+    f = x.astype(np.float32)
+    # even torch's own root, when wrong by an ulp of float64, cannot move that of a float32 across a rounding boundary
+    assert bits(torch.from_numpy(f).to(torch.float64).sqrt().to(torch.float32).numpy()) == bits(np.sqrt(f))
 
 
 def test_plain_functions():
@@ -201,9 +227,10 @@ def coded(spec, tokens):
     return z, bits, units, checks[-1].digest
 
 
-def test_whole_transmissions_are_equal_under_all_kernels_and_products():
-    spec, tokens = preset("recurrent"), np.frombuffer(TEXT, dtype=np.uint8).astype(np.uint32)
-    found = {}
+@pytest.mark.parametrize("code", ["recurrent", "transformer"])
+def test_whole_transmissions_are_equal_under_all_kernels_and_products(code):
+    spec, found = preset(code), {}
+    tokens = np.frombuffer(TEXT[: 3000 if code == "recurrent" else 1200], dtype=np.uint8).astype(np.uint32)
     for name in kernels.NAMES:
         for backend in products.available():
             kernels.choose(name)
@@ -213,33 +240,34 @@ def test_whole_transmissions_are_equal_under_all_kernels_and_products():
     assert len(set(found.values())) == 1, {key: value[3].hex()[:8] for key, value in found.items()}
 
 
-SMALL = CodeSpec.from_fields(
-    {
-        "model": {"kind": "recurrent", "layers": 2, "width": 16, "hidden": 24, "taps": 2, "tables": {"bits": 8}},
-        "segment_tokens": 8,
-        "streams": 3,
-        "block_tokens": 256,
-    }
-)
+def small(kind, **fields):
+    model = {"kind": kind, "layers": 2, "width": 16, "hidden": 24, "taps": 2, "tables": {"bits": 8}, **fields}
+    return CodeSpec.from_fields({"model": model, "segment_tokens": 8, "streams": 3, "block_tokens": 256})
+
+
+SMALL = small("recurrent")
+ATTENTIVE = small("transformer", heads=2, context=5)
+CODES = pytest.mark.parametrize("spec", [SMALL, ATTENTIVE], ids=["recurrent", "transformer"])
 
 
 @pytest.mark.parametrize("name", kernels.NAMES)
-@pytest.mark.parametrize("chunk", [1, 4096])
-def test_batched_equals_token_by_token(name, chunk):
+@CODES
+def test_batched_equals_token_by_token(name, spec):
     kernels.choose(name)
-    tokens = np.frombuffer(TEXT[:500], dtype=np.uint8).astype(np.uint32)
-    z, bits, _, checks = encode(SMALL, tokens)
+    tokens = np.frombuffer(TEXT[:300], dtype=np.uint8).astype(np.uint32)
+    z, bits, _, checks = encode(spec, tokens)
     kernels.choose(next(n for n in kernels.NAMES if n != name))  # Bob has the other kernels
-    found, theirs = decode(SMALL, z, bits, len(tokens), chunk)
+    found, theirs = decode(spec, z, bits, len(tokens), 7)
     assert np.array_equal(found, tokens)
     assert checks == theirs  # CRCs of the coder's triples and digests of the weights
 
 
+@CODES
 @pytest.mark.parametrize("name", kernels.NAMES)
-def test_a_state_can_be_restored(name):
+def test_a_state_can_be_restored(name, spec):
     kernels.choose(name)
     tokens = np.frombuffer(TEXT[:512], dtype=np.uint8).astype(np.uint32)
-    first, second = Encoder(SMALL), Encoder(SMALL)
+    first, second = Encoder(spec), Encoder(spec)
     list(first.encode_block(tokens[:256]))
     second.restore(first.state_bytes())
     for encoder in (first, second):
@@ -249,7 +277,7 @@ def test_a_state_can_be_restored(name):
 
 def trained(spec):
     """A predictor with weights that have learned something, and some of them extreme."""
-    predictor = Recurrent(spec)
+    predictor = build(spec)
     encoder = Encoder(spec, predictor)
     list(encoder.encode_block(np.frombuffer(TEXT[:256], dtype=np.uint8).astype(np.uint32)))
     table = predictor._embedding._table.values
@@ -257,11 +285,12 @@ def trained(spec):
     return predictor
 
 
+@CODES
 @pytest.mark.parametrize("name", kernels.NAMES)
-def test_rewritten_futures_leave_every_bit_of_the_past(name):
+def test_rewritten_futures_leave_every_bit_of_the_past(name, spec):
     kernels.choose(name)
-    predictor, rng = trained(SMALL), np.random.default_rng(5)
-    positions, streams = SMALL.segment_tokens, SMALL.streams
+    predictor, rng = trained(spec), np.random.default_rng(5)
+    positions, streams = spec.segment_tokens, spec.streams
     tokens = rng.integers(32, 127, (positions, streams)).astype(np.uint32)
     predictor._forward(tokens, 0, positions)
     logits = np.array(predictor._kernels.to_numpy(predictor._logits))

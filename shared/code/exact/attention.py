@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.code.compiled import kernel
 from shared.code.exact.constants import ACTIVATION_BITS, F32, F64, GRADIENT_BITS, root
-from shared.code.exact.fused import I16, exp, exponent, inverse_rms, largest, mean_product, power, quantized
+from shared.code.exact.fused import I16, exp, exponent, inverse_rms, largest, mean_product, power, quantized, whole
 
 _ONE = np.float32(1)
 _WEIGHT_BITS: Final = 14
@@ -19,7 +19,9 @@ _WEIGHT = np.float32(1 << _WEIGHT_BITS)
 _SCORE_BITS: Final = 14
 _BIAS_BITS: Final = 30
 _BIAS_UNIT = np.float32(1 << _BIAS_BITS)
-_BIAS_LIMIT = np.float32(1 << 10)
+_BIAS_LIMIT = np.float32(1 << 40)
+_GRADIENT = np.float32(1 << GRADIENT_BITS)
+_SCORE = np.float32(1 << _SCORE_BITS)
 _VALUE_UNIT = np.float64(2.0**-ACTIVATION_BITS)
 
 
@@ -72,18 +74,18 @@ def attend(
             most = scores[0]
             for j in range(1, reach + 1):
                 most = max(most, scores[j])
-            whole = np.int64(0)
+            sum_of_weights = np.int64(0)
             total[:] = 0
             weights[row, head, :] = 0
             for j in range(reach + 1):
                 weight = np.int64(np.rint(exp(scores[j] - most) * _WEIGHT))
                 weights[row, head, j] = weight
-                whole += weight
+                sum_of_weights += weight
                 value = values[b, slot - j, place : place + size]
                 for i in range(size):
                     total[i] += weight * np.int64(value[i])
             for i in range(size):
-                out[row, place + i] = quantized(np.float32(np.float64(total[i]) * _VALUE_UNIT / np.float64(whole)))
+                out[row, place + i] = quantized(np.float32(np.float64(total[i]) * _VALUE_UNIT / np.float64(sum_of_weights)))
 
 
 @kernel
@@ -130,15 +132,15 @@ def attend_backward(
             dq[:], dk[:], dv[:] = 0, 0, 0
             for t in range(positions):
                 row = t * streams + b
-                whole = np.int64(0)
+                sum_of_weights = np.int64(0)
                 for j in range(context + 1):
-                    whole += weights[row, head, j]
+                    sum_of_weights += weights[row, head, j]
                 for i in range(size):
-                    d[t, i] = np.int64(np.rint(np.float32(raw[row, place + i] * scale) * up))
+                    d[t, i] = whole(np.float32(raw[row, place + i] * scale) * up, _GRADIENT)
                 mixed = np.int64(0)
                 for j in range(context + 1):
                     weight = np.int64(weights[row, head, j])
-                    share = np.float32(weight) / np.float32(whole)
+                    share = np.float32(weight) / np.float32(sum_of_weights)
                     p[t, j] = np.int64(np.rint(share * _WEIGHT))
                     pairs[j] = 0
                     ds[t, j] = share
@@ -156,7 +158,7 @@ def attend_backward(
                 mean = np.float32(np.float64(mixed) * sum_down)
                 for j in range(context + 1):
                     ds[t, j] = ds[t, j] * (np.float32(np.float64(pairs[j]) * pair_down) - mean)
-                    totals[head, j] += np.int64(np.rint(min(max(ds[t, j], -_BIAS_LIMIT), _BIAS_LIMIT) * _BIAS_UNIT))
+                    totals[head, j] += whole(ds[t, j] * _BIAS_UNIT, _BIAS_LIMIT)
             peak = np.float32(0)
             for t in range(positions):
                 peak = max(peak, largest(ds[t]))
@@ -165,7 +167,7 @@ def attend_backward(
             for t in range(positions):
                 row = t * streams + b
                 for j in range(context + 1):
-                    q = np.int64(np.rint(ds[t, j] * score_up))
+                    q = whole(ds[t, j] * score_up, _SCORE)
                     if q == 0:
                         continue
                     for i in range(size):

@@ -25,6 +25,8 @@ SUM_BITS: Final = 20
 WEIGHT_CEILING: Final = 64
 EXPONENT_LIMIT: Final = 60
 """Exponents of scales stay in ±60: no scaling reaches infinity or a denormal number."""
+LARGEST_EXPONENT: Final = 30
+"""Gradients saturate at 2^30 as they enter a product: whatever training does, every number stays finite."""
 LOGIT_BITS: Final = 16
 """log2 of the units per 1 (a natural logit) of the integer logits."""
 FLUSH: Final = np.float32(2.0**-100)

@@ -21,6 +21,7 @@ from shared.code.exact.constants import (
     F32,
     F64,
     FLUSH,
+    LARGEST_EXPONENT,
     LOG2_E,
     LOGIT_BITS,
     POWERS,
@@ -38,6 +39,7 @@ _HALF = np.float32(0.5)
 _ONE = np.float32(1)
 _ACTIVATION = np.float32(1 << ACTIVATION_BITS)
 _LIMIT = np.float32(ACTIVATION_LIMIT)
+_TERM = np.float32(1 << SUM_BITS)
 _CEILING = np.float32(WEIGHT_CEILING)
 _CLIPPED = np.float32(ACTIVATION_LIMIT >> ACTIVATION_BITS)
 _EPSILON = np.float64(2.0**-20)  # added to a mean square before its root
@@ -114,13 +116,13 @@ def largest(row: F32) -> np.float32:
 def exp(x: np.float32) -> np.float32:
     """e^x for x ≤ 0, at least 2^-100."""
     y = max(x * LOG2_E, np.float32(-100))
-    whole = np.rint(y)
-    f = y - whole
+    n = np.rint(y)
+    f = y - n
     p = EXP2[6]
     for k in range(5, -1, -1):
         p = p * f
         p = p + EXP2[k]
-    return np.float32(p * POWERS[np.int64(whole) + 126])
+    return np.float32(p * POWERS[np.int64(n) + 126])
 
 
 @kernel
@@ -137,13 +139,19 @@ def quantized(x: np.float32) -> np.int16:
 
 
 @kernel
+def whole(x: np.float32, limit: np.float32) -> np.int64:
+    """The nearest integer, within ± limit: conversions of what does not fit differ between processors."""
+    return np.int64(min(max(np.rint(x), -limit), limit))
+
+
+@kernel
 def inverse_rms(row: F32) -> np.float32:
     """1 / √(mean square + 2^-20); the squares are summed as integers."""
     e = exponent(largest(row))
     up = power(SUM_BITS - e)
     total = np.int64(0)
     for i in range(len(row)):
-        q = np.int64(np.rint(row[i] * up))
+        q = whole(row[i] * up, _TERM)
         total += q * q
     down = np.float64(power(e - SUM_BITS))
     mean = np.float64(total) * down * down / np.float64(len(row))
@@ -157,7 +165,7 @@ def mean_product(a: F32, u: F32) -> np.float32:
     up = power(SUM_BITS - e)
     total = np.int64(0)
     for i in range(len(a)):
-        total += np.int64(np.rint(a[i] * up)) * np.int64(quantized(u[i]))
+        total += whole(a[i] * up, _TERM) * np.int64(quantized(u[i]))
     down = np.float64(power(e - SUM_BITS - ACTIVATION_BITS))
     return np.float32(np.float64(total) * down / np.float64(len(a)))
 
@@ -181,7 +189,7 @@ def scatter(gradient: F64, tokens: I64, dx: F32) -> None:
     total = np.zeros(gradient.shape, dtype=np.int64)
     for row in range(len(tokens)):
         for i in range(dx.shape[1]):
-            total[tokens[row], i] += np.int64(np.rint(dx[row, i] * up))
+            total[tokens[row], i] += whole(dx[row, i] * up, _TERM)
     for token in range(gradient.shape[0]):
         for i in range(gradient.shape[1]):
             gradient[token, i] = np.float64(total[token, i]) * down
@@ -198,22 +206,25 @@ def sum_rows(out: F64, values: F32) -> None:
     total = np.zeros(out.shape[1], dtype=np.int64)
     for row in range(values.shape[0]):
         for i in range(out.shape[1]):
-            total[i] += np.int64(np.rint(values[row, i] * up))
+            total[i] += whole(values[row, i] * up, _TERM)
     for i in range(out.shape[1]):
         out[0, i] = np.float64(total[i]) * down
 
 
 @kernel
 def quantize(out: I16, values: F32, bits: int) -> int:
-    """Set out = values · 2^(bits − e), rounded, with the least e that bounds all of values by 2^e; returns e − bits."""
+    """Set out = values · 2^(bits − e), rounded, with the least e ≤ 30 that bounds all of values by 2^e; returns e − bits.
+
+    Larger values saturate.
+    """
     peak = _ZERO
     for row in range(values.shape[0]):
         peak = max(peak, largest(values[row]))
-    e = exponent(peak)
-    up = power(bits - e)
+    e = min(exponent(peak), LARGEST_EXPONENT)
+    up, limit = power(bits - e), power(bits)
     for row in range(values.shape[0]):
         for i in range(values.shape[1]):
-            out[row, i] = np.int16(np.rint(values[row, i] * up))
+            out[row, i] = np.int16(whole(values[row, i] * up, limit))
     return e - bits
 
 

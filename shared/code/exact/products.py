@@ -11,10 +11,17 @@ them and chooses. Left operands stay below 2^14 in magnitude and right ones belo
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shared.code.exact.constants import ACTIVATION_LIMIT, WEIGHT_BITS
+from shared.code.compiled import kernel
+from shared.code.exact.constants import ACTIVATION_LIMIT, F64, WEIGHT_BITS
+
+Digits = npt.NDArray[np.int8]
+Units = npt.NDArray[np.int16]
+Sums = npt.NDArray[np.int32]
 
 
 class Right(Protocol):
@@ -38,31 +45,77 @@ class Float64:
 
 
 class Int8:
-    """The right operand as two digits in base 128, side by side, multiplied by `_int_mm`."""
+    """The right operand as two digits in base 128, side by side, multiplied by `_int_mm`; all four products at once."""
 
     name: Final = "int8"
 
     def __init__(self, right: Tensor) -> None:
+        self._inner, self._columns = right.shape
+        self._on_cpu = right.device.type == "cpu"
+        if self._on_cpu:
+            columns = np.empty((2 * self._columns, self._inner), dtype=np.int8)
+            _right_digits(columns, right.numpy())
+            self._digits = torch.from_numpy(columns).t()  # columns together: what `_int_mm` likes best
+            return
         wide = right.to(torch.int32)
         low = ((wide + 64) & 127) - 64
-        high = (wide - low) >> 7
-        self._inner, self._columns = right.shape
         pad = (-self._columns % 8, -self._inner % 8)
-        digits = torch.cat([_padded(high, *pad), _padded(low, *pad)], 1).to(torch.int8)
-        self._digits = digits.t().contiguous().t()  # columns together: what `_int_mm` likes best
+        digits = torch.cat([_padded((wide - low) >> 7, *pad), _padded(low, *pad)], 1).to(torch.int8)
+        self._digits = digits.t().contiguous().t()
 
     def times(self, left: Tensor) -> Tensor:
         """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
-        rows, width = left.shape[0], self._columns + -self._columns % 8
+        rows = left.shape[0]
+        if self._on_cpu:
+            digits = np.empty((2 * rows, self._inner), dtype=np.int8)
+            _left_digits(digits, left.numpy())
+            out = np.empty((rows, self._columns), dtype=np.float64)
+            _join(out, torch._int_mm(torch.from_numpy(digits), self._digits).numpy())  # noqa: SLF001 - its only name
+            return torch.from_numpy(out)
+        width = self._columns + -self._columns % 8
         wide = left.to(torch.int32)
         low = ((wide + 128) & 255) - 128
-        high = (wide - low) >> 8
         more = -rows % 16 + (16 if rows <= 16 else 0)  # CUDA wants more than 16 rows
-        digits = torch.cat([_padded(high, -self._inner % 8, more), _padded(low, -self._inner % 8, more)]).to(torch.int8)
-        product = torch._int_mm(digits, self._digits).to(torch.float64)  # noqa: SLF001 - its public name is private
+        pad = (-self._inner % 8, more)
+        left_digits = torch.cat([_padded((wide - low) >> 8, *pad), _padded(low, *pad)]).to(torch.int8)
+        product = torch._int_mm(left_digits, self._digits).to(torch.float64)  # noqa: SLF001 - its only name
         top, bottom = product[:rows], product[rows + more : 2 * rows + more]
         cross = top[:, width : width + self._columns] * 256.0 + bottom[:, : self._columns] * 128.0
         return top[:, : self._columns] * 32768.0 + cross + bottom[:, width : width + self._columns]
+
+
+@kernel
+def _right_digits(digits: Digits, right: Units) -> None:
+    """Columns of `right` [K, N] as rows: first their high digits in base 128, then the low ones, in [−64, 63]."""
+    columns = right.shape[1]
+    for j in range(columns):
+        for k in range(right.shape[0]):
+            value = np.int32(right[k, j])
+            low = ((value + 64) & 127) - 64
+            digits[j, k] = (value - low) >> 7
+            digits[columns + j, k] = low
+
+
+@kernel
+def _left_digits(digits: Digits, left: Units) -> None:
+    """Rows of `left` [M, K]: first their high digits in base 256, then the low ones, in [−128, 127]."""
+    rows = left.shape[0]
+    for i in range(rows):
+        for k in range(left.shape[1]):
+            value = np.int32(left[i, k])
+            low = ((value + 128) & 255) - 128
+            digits[i, k] = (value - low) >> 8
+            digits[rows + i, k] = low
+
+
+@kernel
+def _join(out: F64, parts: Sums) -> None:
+    """Out of the four products of digits, int32 [2M, 2N], the product, float64 [M, N]."""
+    rows, columns = out.shape
+    for i in range(rows):
+        for j in range(columns):
+            high = (np.int64(parts[i, j]) << 15) + (np.int64(parts[i, columns + j]) << 8)
+            out[i, j] = np.float64(high + (np.int64(parts[rows + i, j]) << 7) + np.int64(parts[rows + i, columns + j]))
 
 
 def _padded(x: Tensor, columns: int, rows: int) -> Tensor:

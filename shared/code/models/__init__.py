@@ -39,7 +39,7 @@ PRESETS: dict[str, Preset] = {
             name="recurrent",
             summary="a gated recurrent network with n-gram logit tables, trained online, exact",
             model=RecurrentModel(),
-            segment_tokens=16,
+            segment_tokens=32,
             streams=16,
         ),
         Preset(
@@ -80,6 +80,10 @@ def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) ->
 
 def build(spec: CodeSpec) -> Predictor:
     """A fresh predictor, p^(0)."""
+    if spec.numerics == "native":
+        from shared.code.models.native import Native
+
+        return Native(spec)
     match spec.model:
         case UniformModel():
             from shared.code.models.uniform import Uniform

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from shared.code.arithmetic import U8, U64, advance, starved, target
+from shared.code.arithmetic import U8, U64, advance, log2_units, starved, target
 from shared.code.compiled import kernel
 from shared.code.exact.constants import F32
 from shared.code.exact.fused import exp
@@ -214,6 +214,8 @@ def _code(
     z, frequencies, p = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     e = np.zeros(size, dtype=np.float32)
     rows = np.zeros(tables.shape[0], dtype=np.int64)
+    if start == 0:
+        clock[1] = 0
     with_match = len(places) > 0
     for t in range(start, end):
         if starved(state, np.uint64(streams)):
@@ -235,6 +237,7 @@ def _code(
             token, cost = _code_token(frequencies, total, np.int64(tokens[t, b]), state, buffer)
             tokens[t, b] = token
             costs[t, b] = cost
+            clock[1] += np.int64(log2_units(total)) - np.int64(log2_units(np.uint64(frequencies[token])))
             inverse = np.float32(1) / np.float32(total)
             for i in range(size):
                 probability = np.float32(frequencies[i]) * inverse
@@ -271,7 +274,12 @@ class Head:
         self._history = np.zeros(_HISTORY if tables else 1, dtype=np.uint32)
         self._places = np.zeros(1 << _MATCH_BITS if tables else 0, dtype=np.int32)
         self._match_gains = np.zeros(_MATCH_LENGTHS, dtype=np.int32)
-        self._clock = np.zeros(1, dtype=np.int64)
+        self._clock = np.zeros(2, dtype=np.int64)  # rows coded, and the segment's cross-entropy
+
+    @property
+    def loss_units(self) -> int:
+        """The cross-entropy of the segment under the probabilities that are trained on, in units of 2^-24 bit."""
+        return int(self._clock[1])
 
     def code(self, tokens: U32, lengths: I64, start: int, end: int, coder: Coder, costs: U32, logits: I32, gradient: F32) -> int:
         """Code rows start … end − 1 with the network's integer logits and leave p − onehot; returns the row to go on from."""
@@ -284,7 +292,7 @@ class Head:
         """The live arrays of the state."""
         return {
             "bias": self._bias,
-            "clock": self._clock,
+            "clock": self._clock[:1],
             "contexts": self._contexts,
             "gains": self._gains,
             "history": self._history,

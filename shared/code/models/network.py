@@ -74,6 +74,7 @@ class Network(Predictor):
         else:
             self._forward(tokens, start, positions)
             self._code_rows(tokens, lengths, start, positions, coder, costs)
+        assert self._head.loss_units == int(costs.sum(dtype=np.int64)), "what is trained on is what was coded"
         self._train(positions)
         self._before[:] = tokens[-1]
         return positions

@@ -110,7 +110,7 @@ class _Network(_Part):
         return kept + in_hand + 40 * vocabulary_size
 
     def memory_bytes(self, vocabulary_size: int, positions: int, streams: int) -> int:
-        """Upper bound of weights, moments, rounded copies, activations and tables; proven by measuring (tests/unit/test_code.py)."""
+        """Upper bound of weights, moments, rounded copies, activations and tables (tests/unit/test_code.py measures)."""
         tables = self.tables.memory_bytes if self.tables else 0
         rows = positions * streams
         return 64 * self.parameters(vocabulary_size) + rows * self.row_bytes(vocabulary_size) + tables + (1 << 25)

@@ -78,6 +78,8 @@ class _Codec:
         """Σ −log2 p so far, in units of 2^-24 bit."""
         self.z_bits = 0
         """Length of the code: exact once finished, before that the bits that have left the coder."""
+        self.notes: list[str] = []
+        """What the predictor had to tell at the end of some block, in sentences."""
 
     @property
     def steps(self) -> int:
@@ -89,8 +91,14 @@ class _Codec:
         """Upper bound of coder decisions in one row of B tokens."""
         return self._predictor.max_decisions
 
+    @property
+    def frequencies(self) -> I64 | None:
+        """The integer frequencies [m] of the token coded last; None where a token is not one decision of the coder."""
+        return self._predictor.frequencies
+
     def check(self, *, with_digest: bool) -> Check:
         """Describe the block just finished; starts the next CRC."""
+        self.notes = self._predictor.notes() or self.notes
         digest = self._predictor.digest() if with_digest else None
         return Check(position=self.position, crc=self._coder.take_crc(), digest=digest)
 

@@ -104,13 +104,16 @@ class _Network(_Part):
         return 2 * vocabulary_size * self.width + self.layers * (mixing + 2 * self.width * self.hidden)
 
     def row_bytes(self, vocabulary_size: int) -> int:
-        """What a segment's activations take for each of its rows."""
-        return 16 * vocabulary_size + 8 * self.layers * (12 * self.width * self.taps + 4 * self.hidden) + 64 * self.width
+        """What a segment's activations, gradients and the products in hand take for each of its rows."""
+        kept = self.layers * ((64 + 4 * self.taps) * self.width + 16 * self.hidden)
+        in_hand = (128 + 32 * self.taps) * self.width + 40 * self.hidden
+        return kept + in_hand + 40 * vocabulary_size
 
-    def memory_bytes(self, vocabulary_size: int, rows: int) -> int:
-        """Upper bound of weights, moments, rounded copies, activations and tables."""
+    def memory_bytes(self, vocabulary_size: int, positions: int, streams: int) -> int:
+        """Upper bound of weights, moments, rounded copies, activations and tables (tests/unit/test_code.py measures)."""
         tables = self.tables.memory_bytes if self.tables else 0
-        return 48 * self.parameters(vocabulary_size) + rows * self.row_bytes(vocabulary_size) + tables + (1 << 24)
+        rows = positions * streams
+        return 64 * self.parameters(vocabulary_size) + rows * self.row_bytes(vocabulary_size) + tables + (1 << 25)
 
 
 class RecurrentModel(_Network):
@@ -133,10 +136,14 @@ class TransformerModel(_Network):
             raise ValueError(msg)
         return self
 
-    def memory_bytes(self, vocabulary_size: int, rows: int) -> int:
+    def memory_bytes(self, vocabulary_size: int, positions: int, streams: int) -> int:
         """Upper bound of weights, moments, rounded copies, activations, keys, values and tables."""
-        attention = 32 * rows * self.layers * (self.context + 1) * (self.heads + self.width // 8)
-        return super().memory_bytes(vocabulary_size, rows) + attention
+        window = self.context + 1
+        weights = (2 * positions * streams + 32) * self.heads * window
+        cache = 8 * streams * (self.context + positions) * self.width
+        return (
+            super().memory_bytes(vocabulary_size, positions, streams) + self.layers * (weights + cache) + 12 * positions * window
+        )
 
 
 NETWORKS = (RecurrentModel, TransformerModel)
@@ -195,7 +202,7 @@ class CodeSpec(_Part):
     def memory_bytes(self) -> int:
         """Upper bound of what a predictor and a codec of this spec hold, independent of n."""
         if isinstance(self.model, NETWORKS):
-            model = self.model.memory_bytes(self.vocabulary_size, self.segment_tokens * self.streams)
+            model = self.model.memory_bytes(self.vocabulary_size, self.segment_tokens, self.streams)
         else:
             model = self.model.memory_bytes(self.vocabulary_size)
         return model + 16 * self.block_tokens + 256 * self.segment_tokens

@@ -6,6 +6,7 @@ Two environment variables say what is wanted: CODELENGTH_PRODUCTS and CODELENGTH
 
 import os
 import time
+from functools import cache
 from typing import Final
 
 import torch
@@ -25,12 +26,17 @@ def prepare() -> dict[str, float]:
     torch.set_num_threads(int(os.environ.get("CODELENGTH_WORKER_THREADS", "1")))
     check_denormals()
     wanted = os.environ.get("CODELENGTH_PRODUCTS", "auto")
-    exact = products.available()
-    if wanted not in ("auto", *exact):
-        raise MachineError(f"the product back end {wanted!r} is not exact on this machine; {', '.join(exact)} are")
-    timings = {name: _seconds(products.BACKENDS[name]) for name in exact}
+    timings = _timings()
+    if wanted not in ("auto", *timings):
+        raise MachineError(f"the product back end {wanted!r} is not exact on this machine; {', '.join(timings)} are")
     products.choose(min(timings, key=timings.__getitem__) if wanted == "auto" else wanted)
-    return timings
+    return dict(timings)
+
+
+@cache
+def _timings() -> dict[str, float]:
+    """Once per process: checking and timing takes half a second, and `ready_for` runs for every file."""
+    return {name: _seconds(products.BACKENDS[name]) for name in products.available()}
 
 
 def check_denormals() -> None:

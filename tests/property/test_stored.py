@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from shared.channel.errors import ChannelError, TruncatedError
 from shared.channel.stored import StoredReader
 from shared.code.errors import CodelengthError, SpecError
-from shared.code.models import PRESETS, preset
+from shared.code.models import preset
 from shared.code.spec import CodeSpec
 from shared.service import coding, filing
+from tests.support import SMALL_NETWORKS, STATISTICAL, small
 
 TEXT = b"to be or not to be, that is the question: " * 12
 SPEC = CodeSpec.from_fields({"model": {"kind": "frequency"}, "block_tokens": 200, "segment_tokens": 50})
@@ -73,19 +74,34 @@ def test_every_truncation_is_told():
             filing.scan(io.BytesIO(GOOD[:size]).read)
 
 
+def goes_in_and_comes_out(data, spec):
+    content = stored(data, spec)
+    assert back(content) == data
+    (one,) = filing.scan(io.BytesIO(content).read)
+    assert (one.bytes, one.file_bytes) == (len(data), len(content))
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    name=st.sampled_from(list(PRESETS)),
+    name=st.sampled_from(STATISTICAL),
     data=st.binary(max_size=600),
     block=st.integers(1, 300),
     segment=st.integers(1, 100),
 )
 def test_what_goes_in_comes_out(name, data, block, segment):
-    spec = preset(name).model_copy(update={"block_tokens": block, "segment_tokens": segment})
-    content = stored(data, spec)
-    assert back(content) == data
-    (one,) = filing.scan(io.BytesIO(content).read)
-    assert (one.bytes, one.file_bytes) == (len(data), len(content))
+    goes_in_and_comes_out(data, preset(name).model_copy(update={"block_tokens": block, "segment_tokens": segment}))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(list(SMALL_NETWORKS)),
+    data=st.binary(max_size=200),
+    block=st.integers(1, 300),
+    segment=st.integers(1, 20),
+    streams=st.integers(1, 20),
+)
+def test_what_goes_into_a_network_comes_out(name, data, block, segment, streams):
+    goes_in_and_comes_out(data, small(name, block_tokens=block, segment_tokens=segment, streams=streams))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

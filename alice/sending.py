@@ -20,6 +20,7 @@ from shared.channel.errors import (
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, VERSION, Accept, Ack, Code, Done, Hello, Message
 from shared.channel.states import Role
 from shared.code.models import PRESETS
+from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
 from shared.service.errors import ConflictError, InterruptedTransmissionError
@@ -186,7 +187,7 @@ class Sending:
         if accept.block != 0:
             raise UnexpectedMessageError(f"ACCEPT from block {accept.block}", "beginning a transmission")
         if record.send_f:
-            archive, _ = self._held.pool.sources[spec.model.kind]
+            archive, _ = self._held.pool.sources[source_module(spec)]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))
         path = self._held.store.object(record.dataset.id)
         await worker.run(EncodeJob(spec=spec.canonical_bytes(), path=str(path), sha256=record.dataset.sha256))

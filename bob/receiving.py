@@ -12,6 +12,7 @@ from shared.channel.errors import CancelledTransmissionError, ChannelError, Peer
 from shared.channel.messages import Accept, Code, Done, Hello, Message, Refuse
 from shared.channel.states import Role
 from shared.code.errors import InputError
+from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import token_width
 from shared.service.app import Services
@@ -221,5 +222,5 @@ class Receiving:
         """The f that Alice sends must be the f that runs here, byte for byte."""
         assert self.recorder is not None
         self.recorder.record.send_f = True
-        if code.data != self._held.pool.sources[spec.model.kind][0]:
+        if code.data != self._held.pool.sources[source_module(spec)][0]:
             raise RefusedError("code-mismatch", "the source of f that Alice sent is not the one that runs at Bob's")

@@ -153,7 +153,7 @@ class WorkerPool:
         self._all: set[Worker] = set()
         self._started = 0
         self.sources: dict[str, tuple[bytes, int]] = {}
-        """Model kind to f's coded source archive and its length in bits; known once a worker is warm."""
+        """Module of f to f's coded source archive and its length in bits; known once a worker is warm."""
 
     @property
     def warm(self) -> bool:

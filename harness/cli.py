@@ -60,9 +60,11 @@ MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refu
 Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
 Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
 Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
+Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
 Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
 _MEMORY = "512M"
+_TOO_SLOW_FOR_A_DEMO = ("transformer", "transformer-tables")
 
 
 @app.command()
@@ -109,7 +111,7 @@ def transmit(
 @app.command()
 def compare(
     file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
-    codes: Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")] = None,
+    codes: Codes = None,
     as_json: AsJson = False,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
@@ -126,13 +128,9 @@ def compare(
         die(USAGE, "--alice and --bob come together")
     with ExitStack() as stack:
         client = _client(stack, alice, bob, wire, as_json=as_json)
-        known = [one["name"] for one in client.codes()]
-        names = [name.strip() for name in codes.split(",") if name.strip()] if codes is not None else known
-        unknown = [name for name in names if name not in known]
-        if unknown or not names:
-            die(USAGE, f"no preset is called {', '.join(unknown) or 'so'}; there are {', '.join(known)}", slug="unknown-code")
+        names = _chosen_presets(client, codes, as_json=as_json)
         dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
-        results = [_transmit(client, dataset["id"], name, as_json=as_json) for name in dict.fromkeys(names)]
+        results = [_transmit(client, dataset["id"], name, as_json=as_json) for name in names]
     others = comparison.others(file)
     _prepare()
     sizes = {name: comparison.stored_bytes(file, name) for name in names} if form == "octets" else {}
@@ -283,8 +281,15 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def demo(alice: Alice = None, bob: Bob = None, wire: Wire = None) -> None:
-    """Transmit a sample text with every preset, and print the ledger."""
+def demo(
+    codes: Annotated[
+        str | None, typer.Option(help="Presets, separated by commas; all but the transformers, a minute each, if not given.")
+    ] = None,
+    alice: Alice = None,
+    bob: Bob = None,
+    wire: Wire = None,
+) -> None:
+    """Transmit a sample text with the presets, and print the ledger."""
     from harness.report import explain_table, ledger_table, print_table
     from harness.sample import sample_text
 
@@ -292,8 +297,9 @@ def demo(alice: Alice = None, bob: Bob = None, wire: Wire = None) -> None:
     terminal.say("Starting Alice, the wire and Bob ..." if alice is None else f"Waiting for {alice} and {bob} ...")
     with ExitStack() as stack:
         client = _client(stack, alice, bob, wire, patience=None)
+        names = _chosen_presets(client, codes, but=_TOO_SLOW_FOR_A_DEMO)
         dataset = client.post_octets(data, "pydoc_data.topics")
-        results = [_transmit(client, dataset["id"], code["name"]) for code in client.codes()]
+        results = [_transmit(client, dataset["id"], name) for name in names]
     emit(f"The sample: Python's own manual pages, {len(data):,} bytes, SHA-256 {dataset['sha256']}\n")
     print_table(ledger_table(results))
     emit(explain_table())
@@ -318,8 +324,9 @@ def codes(
     if as_json:
         emit_json({"codes": found})
     else:
+        width = max(len(code["name"]) for code in found)
         for code in found:
-            emit(f"{code['name']:<12} |f| = {code['f_bits']['total'] / 8:>8,.0f} bytes   {code['summary']}")
+            emit(f"{code['name']:<{width}} |f| = {code['f_bits']['total'] / 8:>8,.0f} bytes   {code['summary']}")
 
 
 @app.command()
@@ -376,6 +383,19 @@ def _code(code: str, *, as_json: bool) -> str | dict[str, Any]:
     if not isinstance(fields, dict):
         fail(USAGE, f"{code}: is no code specification, which is a JSON object", as_json=as_json)
     return fields
+
+
+def _chosen_presets(client: "Client", codes: str | None, *, but: tuple[str, ...] = (), as_json: bool = False) -> list[str]:
+    """The presets named in `codes`, each once; where it is None, all that Alice has, save `but`."""
+    known = [one["name"] for one in client.codes()]
+    if codes is None:
+        return [name for name in known if name not in but]
+    names = [name.strip() for name in codes.split(",") if name.strip()]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        said = f"no preset is called {', '.join(unknown) or 'so'}; there are {', '.join(known)}"
+        fail(USAGE, said, as_json=as_json, slug="unknown-code")
+    return list(dict.fromkeys(names))
 
 
 def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":

@@ -39,6 +39,7 @@ TRANSMISSION: Final[dict[str, Any]] = {
     "dataset": DATASET,
     "code": CODE,
     "send_f": False,
+    "notes": [],
     "steps": 1,
     "tokens_done": 11,
     "f_bits": _F_BITS,

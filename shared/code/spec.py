@@ -16,6 +16,7 @@ from shared.code.errors import SpecError
 
 FORMAT = 1
 MAX_SPEC_BYTES = 64 * 1024
+MAX_SEGMENT_ROWS = 1 << 20
 
 
 class _Part(BaseModel):
@@ -96,7 +97,7 @@ class _Network(_Part):
     hidden: int = Field(default=0, ge=0, le=32_768, multiple_of=8, description="width of the perceptron after each; 0 for none")
     taps: int = Field(default=2, ge=1, le=8, description="positions side by side at each layer's input")
     tables: Tables | None = Tables()
-    seed: int = Field(default=1, ge=0, lt=1 << 31)
+    seed: int = Field(default=1, ge=0, lt=1 << 20)
 
     def parameters(self, vocabulary_size: int) -> int:
         """The number of trained weights of the network, without tables."""
@@ -187,6 +188,9 @@ class CodeSpec(_Part):
     def _streams_fit(self) -> Self:
         if self.streams > 1 and not isinstance(self.model, NETWORKS):
             msg = f"a {self.model.kind} model codes one stream, not {self.streams}"
+            raise ValueError(msg)
+        if isinstance(self.model, NETWORKS) and self.segment_tokens * self.streams > MAX_SEGMENT_ROWS:
+            msg = f"a segment of {self.segment_tokens} × {self.streams} positions; at most {MAX_SEGMENT_ROWS} fit"
             raise ValueError(msg)
         if self.numerics == "native" and not isinstance(self.model, NETWORKS):
             msg = f"a {self.model.kind} model has no native numerics: it is integers throughout"

@@ -163,6 +163,9 @@ def explain(
         fail(USAGE, f"{code} is a code for token ids; text is octets", as_json=as_json)
     if len(data) > explanation.MAX_TOKENS:
         fail(USAGE, f"the text has {len(data):,} bytes; at most {explanation.MAX_TOKENS:,} are explained", as_json=as_json)
+    from shared.service.kernels import ready_for
+
+    ready_for(spec)
     found = explanation.explain(data, spec)
     if as_json:
         emit_json(explanation.as_json(found))

@@ -1,17 +1,21 @@
 """`codelength explain`: what the arithmetic coder does with a text, token by token, in exact numbers.
 
 The interval after t tokens is what the encoder holds after coding just these, whatever the model: it is read from the coder,
-not recomputed. Bob's search asks the same encoder where the interval of a candidate token would begin. This needs as many
-short encodings as there are questions, so texts are short.
+not recomputed. Bob's search asks where the interval of a candidate token would begin: where a token is one decision, the
+frequencies that the coder was given say it; else the same encoder is asked with the candidate in the token's place. That
+takes as many short encodings as there are tokens, or questions, so texts are short.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
 
+from shared.code import arithmetic
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.codec import Encoder
 from shared.code.spec import CodeSpec
@@ -61,9 +65,16 @@ def explain(data: bytes, spec: CodeSpec) -> Explanation:
     bits = whole.finish()
     z = whole.drain()
     value = Fraction(int.from_bytes(z, "big"), 1 << (8 * len(z)))
-    steps, certain = [], ""
+    steps, certain, before = [], "", arithmetic.Encoder().interval()
     for index, token in enumerate(tokens):
-        low, high, prefix = _interval(spec, tokens[: index + 1])
+        encoder = _encode(spec, tokens[: index + 1])
+        low, high, prefix = _bounds(encoder.interval())
+        if encoder.frequencies is None:
+            begins = _by_encoding(spec, tokens[:index])
+        else:
+            begins = _by_frequencies(before, encoder.frequencies.tolist())
+            if begins(token) != low:
+                raise RuntimeError(f"the coder's interval of token {index} begins elsewhere than its frequencies say")
         steps.append(
             Step(
                 token=token,
@@ -71,10 +82,10 @@ def explain(data: bytes, spec: CodeSpec) -> Explanation:
                 high=high,
                 certain=prefix[len(certain) :],
                 cost_bits=costs[index] / COST_UNITS_PER_BIT,
-                questions=_search(spec, tokens[:index], token, value),
+                questions=_search(begins, spec.vocabulary_size, token, value),
             )
         )
-        certain = prefix
+        certain, before = prefix, encoder.interval()
     code = f"{int.from_bytes(z, 'big'):0{8 * len(z)}b}"[:bits] if bits else ""
     return Explanation(steps=tuple(steps), code=code, uniform_bits=len(tokens) * math.log2(spec.vocabulary_size))
 
@@ -86,21 +97,37 @@ def _encode(spec: CodeSpec, tokens: list[int]) -> Encoder:
     return encoder
 
 
-def _interval(spec: CodeSpec, tokens: list[int]) -> tuple[Fraction, Fraction, str]:
-    """[low, high) after these tokens, and the bits that all numbers in it begin with."""
-    low, width, scale = _encode(spec, tokens).interval()
+def _bounds(interval: tuple[int, int, int]) -> tuple[Fraction, Fraction, str]:
+    """[low, high) of a coder's interval, and the bits that all numbers in it begin with."""
+    low, width, scale = interval
     first, last = f"{low:0{scale}b}", f"{low + width - 1:0{scale}b}"
     same = next((place for place in range(scale) if first[place] != last[place]), scale)
     return Fraction(low, 1 << scale), Fraction(low + width, 1 << scale), first[:same]
 
 
-def _search(spec: CodeSpec, before: list[int], token: int, value: Fraction) -> tuple[Question, ...]:
-    """Halve the candidates until one is left. Raises `RuntimeError` if that is another than `token`."""
+def _by_encoding(spec: CodeSpec, before: list[int]) -> Callable[[int], Fraction]:
+    """Where the interval of a candidate that follows these tokens begins, by coding it."""
 
     def begins(candidate: int) -> Fraction:
-        return _interval(spec, [*before, candidate])[0]
+        return _bounds(_encode(spec, [*before, candidate]).interval())[0]
 
-    size = spec.vocabulary_size
+    return begins
+
+
+def _by_frequencies(before: tuple[int, int, int], frequencies: list[int]) -> Callable[[int], Fraction]:
+    """Where it begins inside the interval before, by the coder's rule: low + ⌊width / total⌋ · Σ of smaller tokens'."""
+    low, width, scale = before
+    unit = width // sum(frequencies)
+    places = list(accumulate(frequencies, initial=0))
+
+    def begins(candidate: int) -> Fraction:
+        return Fraction(low + unit * places[candidate], 1 << scale)
+
+    return begins
+
+
+def _search(begins: Callable[[int], Fraction], size: int, token: int, value: Fraction) -> tuple[Question, ...]:
+    """Halve the candidates until one is left. Raises `RuntimeError` if that is another than `token`."""
     rising = begins(0) < begins(size - 1)
     order = range(size) if rising else range(size - 1, -1, -1)
     first, last = 0, size

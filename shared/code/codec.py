@@ -5,6 +5,7 @@ segments of `segment_tokens` rows; the predictor learns from each. The code is o
 sides compare (`check`). Nothing here knows channels, files or clocks.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from shared.code import arithmetic
 from shared.code.errors import StateError
 from shared.code.models import build
 from shared.code.models.base import I64, U32, Predictor
-from shared.code.spec import CodeSpec
+from shared.code.spec import NETWORKS, CodeSpec
 from shared.code.vocabulary import Tokens, check_range
 
 _STATE: Final = struct.Struct("<QQQQ")
+_JUDGED_TOKENS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,9 @@ class _Codec:
         """Σ −log2 p so far, in units of 2^-24 bit."""
         self.z_bits = 0
         """Length of the code: exact once finished, before that the bits that have left the coder."""
+        self.notes: list[str] = []
+        """What there was to tell of the model at the end of some block, in sentences; see `Predictor.notes`."""
+        self._judged = 0, 0  # position and nll_units up to which the cost was compared with the uniform one
 
     @property
     def steps(self) -> int:
@@ -89,10 +94,26 @@ class _Codec:
         """Upper bound of coder decisions in one row of B tokens."""
         return self._predictor.max_decisions
 
+    @property
+    def frequencies(self) -> I64 | None:
+        """The integer frequencies [m] of the token coded last; None where a token is not one decision of the coder."""
+        return self._predictor.frequencies
+
     def check(self, *, with_digest: bool) -> Check:
         """Describe the block just finished; starts the next CRC."""
+        self._judge()
         digest = self._predictor.digest() if with_digest else None
         return Check(position=self.position, crc=self._coder.take_crc(), digest=digest)
+
+    def _judge(self) -> None:
+        """Take the predictor's notes, and see whether a trained model predicts far worse than p = 1/m."""
+        found = self._predictor.notes()
+        tokens, units = self.position - self._judged[0], self.nll_units - self._judged[1]
+        if tokens >= _JUDGED_TOKENS and isinstance(self.spec.model, NETWORKS):
+            if units >> 24 > (math.log2(self.spec.vocabulary_size) + 1) * tokens:
+                found = [*found, "training diverges, or the data changed much: a block cost over 1 bit a token more than p = 1/m"]
+            self._judged = self.position, self.nll_units
+        self.notes += [note for note in found if note not in self.notes]
 
     def state_bytes(self) -> bytes:
         """Everything needed to go on from here, between two blocks."""

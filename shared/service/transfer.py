@@ -151,6 +151,7 @@ class Recorder:
         record.nll_bits, record.z_bits = progress.nll_bits, progress.z_bits
         record.seconds[self._coding] = progress.seconds
         record.peak_memory_bytes = progress.peak_memory_bytes + peak_memory_bytes()
+        record.notes += [note for note in progress.notes if note not in record.notes]
         self._update(save=False)
 
     def verified(self, sha256: str) -> None:

@@ -70,7 +70,10 @@ class Input:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a job stands. nll_bits: Σ −log2 p so far. seconds: of coding. peak_memory_bytes: of this process in this job."""
+    """Where a job stands. nll_bits: Σ −log2 p so far. seconds: of coding. peak_memory_bytes: of this process in this job.
+
+    notes: what the model had to tell, in sentences.
+    """
 
     tokens: int
     steps: int
@@ -78,6 +81,7 @@ class Progress:
     z_bits: int
     seconds: float
     peak_memory_bytes: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +174,7 @@ class _Reporter:
             z_bits=coder.z_bits,
             seconds=self.codec.seconds,
             peak_memory_bytes=peak_memory_bytes(),
+            notes=tuple(coder.notes),
         )
 
     def add(self, message: Message) -> None:

@@ -12,6 +12,8 @@ import websockets
 from harness.transmit import RequestError
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Accept, Code, Error, Hello, Parser, Refuse, encode
 from shared.code.models import preset
+from shared.code.spec import CodeSpec
+from tests.support import NETWORK_PRESETS, small
 
 TEXT = (b"It was the best of times, it was the worst of times, " * 4000)[:150_000]
 
@@ -60,6 +62,24 @@ def test_bits_and_events(cluster, client):
 def test_custom_spec(client):
     spec = {"model": {"kind": "ngram", "order": 2, "table_bits": 12}, "block_tokens": 1000}
     assert client.transmit(client.post_octets(TEXT, "x")["id"], spec)["state"] == "verified"
+
+
+@pytest.mark.parametrize("code", NETWORK_PRESETS)
+@pytest.mark.parametrize("data", [b"", b"a", b"shorter than one segment of all streams"], ids=["empty", "one", "short"])
+def test_little_data_with_networks(client, code, data):
+    result = client.transmit(client.post_octets(data, "x")["id"], code, send_f=code == "recurrent")
+    assert result["state"] == "verified"
+    assert result["notes"] == []
+    assert result["steps"] == -(-len(data) // 1000)
+
+
+def test_a_network_that_diverges_is_verified_and_told(client):
+    spec = json.loads(small("recurrent", streams=16, segment_tokens=10, block_tokens=1000).canonical_bytes())
+    spec["training"] = {"optimizer": {"rate": 1 << 20}}
+    data = TEXT[:2000] + np.random.default_rng(0).integers(0, 256, 1000, dtype=np.uint8).tobytes()
+    result = client.transmit(client.post_octets(data, "x")["id"], spec)
+    assert result["state"] == "verified"
+    assert "training diverges" in result["notes"][0]
 
 
 def test_upload_over_the_limit(client):
@@ -136,6 +156,22 @@ async def test_bob_refuses(cluster, fields, problem):
         message = await asyncio.wait_for(answer(socket), 15)
         assert isinstance(message, Refuse)
         assert message.problem == problem
+
+
+async def test_models_beyond_the_limit_are_refused_with_the_number_and_the_setting(cluster, client):
+    """At HELLO by Bob, and at POST by Alice."""
+    spec = CodeSpec.from_fields({"model": {"kind": "transformer", "width": 4096, "layers": 8, "heads": 64}})
+    said = f"a model of {spec.memory_bytes} bytes", "CODELENGTH_MAX_MODEL_BYTES"
+    async with bob_channel(cluster) as socket:
+        await socket.send(encode(hello(spec=spec.canonical_bytes())))
+        message = await asyncio.wait_for(answer(socket), 15)
+        assert isinstance(message, Refuse)
+        assert message.problem == "limit-exceeded"
+        assert all(part in message.reason for part in said), message.reason
+    body = {"dataset": client.post_octets(b"x", "x")["id"], "code": json.loads(spec.canonical_bytes())}
+    posted = httpx.post(f"{cluster.alice}/transmissions", json=body, trust_env=False)
+    assert (posted.status_code, posted.json()["type"]) == (413, "urn:codelength:problem:limit-exceeded")
+    assert all(part in posted.json()["detail"] for part in said), posted.text
 
 
 async def test_bob_refuses_another_f(cluster):

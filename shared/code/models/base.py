@@ -50,6 +50,15 @@ class Predictor(ABC):
             self.steps += 1
         return end
 
+    @property
+    def frequencies(self) -> I64 | None:
+        """The integer frequencies [m] of the token coded last; None where a token is not one decision of the coder."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What somebody who trusts the result should know of the model's state, in sentences."""
+        return []
+
     @abstractmethod
     def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
         """Code rows from `start`, as `code` says."""

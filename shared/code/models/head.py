@@ -205,13 +205,13 @@ def _code_token(frequencies: I64, total: np.uint64, token: np.int64, state: U64,
 
 @kernel
 def _code(
-    tokens: U32, lengths: I64, start: int, end: int, state: U64, buffer: U8, costs: U32,
+    tokens: U32, lengths: I64, start: int, end: int, state: U64, buffer: U8, costs: U32, frequencies: I64,
     logits: I32, gradient: F32, bias: I32, bias_rate: int, tables: I32, gains: I32, contexts: U64,
     matches: I64, history: U32, places: I32, match_gains: I32, clock: I64,
 ) -> int:  # fmt: skip
     """Rows start … end − 1 of a segment; logits and gradient are [T·B, m]. Returns the row to go on from."""
     streams, size = tokens.shape[1], len(bias)
-    z, frequencies, p = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    z, p = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     e = np.zeros(size, dtype=np.float32)
     rows = np.zeros(tables.shape[0], dtype=np.int64)
     if start == 0:
@@ -265,6 +265,8 @@ class Head:
 
     def __init__(self, size: int, streams: int, table_bits: int, *, words: bool) -> None:
         tables = (ORDERS + 1 if words else ORDERS) if table_bits else 0
+        self.frequencies: I64 = np.zeros(size, dtype=np.int64)
+        """Of the token coded last; no part of the state."""
         self._bias = np.zeros(size, dtype=np.int32)
         self._bias_rate = _BIAS_RATE if tables else _BIAS_RATE_ALONE
         self._tables = np.zeros((tables, 1 << table_bits, _WORDS), dtype=np.int32)
@@ -283,7 +285,7 @@ class Head:
 
     def code(self, tokens: U32, lengths: I64, start: int, end: int, coder: Coder, costs: U32, logits: I32, gradient: F32) -> int:
         """Code rows start … end − 1 with the network's integer logits and leave p − onehot; returns the row to go on from."""
-        place = tokens, lengths, start, end, coder.state, coder.buffer, costs, logits, gradient
+        place = tokens, lengths, start, end, coder.state, coder.buffer, costs, self.frequencies, logits, gradient
         tables = self._bias, self._bias_rate, self._tables, self._gains, self._contexts
         matching = self._matches, self._history, self._places, self._match_gains, self._clock
         return int(_code(*place, *tables, *matching))

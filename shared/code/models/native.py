@@ -110,6 +110,11 @@ class Native(Predictor):
         self._logits = np.zeros((rows, size), dtype=np.int32)
         self._gradient = np.zeros((rows, size), dtype=np.float32)
 
+    @property
+    def frequencies(self) -> I64:
+        """The integer frequencies [m] of the token coded last."""
+        return self._head.frequencies
+
     def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
         for t in range(start, len(tokens)):
             if coder.state[MODE] == DECODE and starved(coder.state, np.uint64(self._streams)):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from shared.code.arithmetic import DECODE, MODE, starved
 from shared.code.exact import kernels
+from shared.code.exact.constants import WEIGHT_CEILING
 from shared.code.models.base import I64, U32, Coder, Predictor
 from shared.code.models.head import Head
 from shared.code.models.layers import Array, Embedding, Output, Shape, named
@@ -63,6 +64,11 @@ class Network(Predictor):
         self._logits = shape.zeros(shape.rows, size, kind="int32")
         self._gradient: npt.NDArray[np.float32] = np.zeros((shape.rows, size), dtype=np.float32)
 
+    @property
+    def frequencies(self) -> I64:
+        """The integer frequencies [m] of the token coded last."""
+        return self._head.frequencies
+
     def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
         positions = len(tokens)
         if coder.state[MODE] == DECODE:
@@ -105,6 +111,13 @@ class Network(Predictor):
             layer.backward(dx, self._step)
             layer.advance(rows)
         self._embedding.backward(self._kernels.from_numpy(self._inputs[:rows]), dx, self._step)
+
+    def notes(self) -> list[str]:
+        """Whether a weight stands at its ceiling: all stays lawful then, and decodes, but such a model predicts badly."""
+        weights = [array for name, array in self._live().items() if name.endswith(".w")]
+        if any(array.max() >= WEIGHT_CEILING or array.min() <= -WEIGHT_CEILING for array in weights):
+            return [f"training diverges: weights reached their ceiling of {WEIGHT_CEILING}; a lower rate would code better"]
+        return []
 
     def restore(self, data: bytes) -> None:
         """Go back to `state_bytes`. Raises `StateError`, and changes nothing, if they are of another predictor."""

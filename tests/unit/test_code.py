@@ -227,13 +227,13 @@ _INSPECT = """
 import re
 import numpy as np
 from shared.code import arithmetic
-from shared.code.models import PRESETS, frequency, ngram, preset, uniform
+from shared.code.models import PRESETS, frequency, mixing, mixing_contexts, ngram, preset, uniform
 from tests.support import encode
 
 pattern = re.compile(r"= f(add|sub|mul|div|rem|cmp)\\b|\\b(sitofp|uitofp|fptosi|fptoui|fpext|fptrunc)\\b")
 for name in PRESETS:
     encode(preset(name), np.arange(200, dtype=np.uint32))
-for module in (arithmetic, uniform, frequency, ngram):
+for module in (arithmetic, uniform, frequency, ngram, mixing, mixing_contexts):
     for name, thing in vars(module).items():
         if hasattr(thing, "inspect_llvm"):
             for code in thing.inspect_llvm().values():

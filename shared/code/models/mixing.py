@@ -9,13 +9,15 @@ nibble's binary tree. A node holds
     bits  7 … 0    how often it was updated, at most 255: p moves by 1/(n + 1.3) of its error
 
 and gives three inputs: stretch(p) = log2(p / (1 - p)), stretch of the probability that other nodes of this context had after the
-same last bits, and p - 1/2 scaled by how often it was seen. The longest match adds two. Layer 1 is `sets` linear mixers, each with its
-own weights for each value of a small context (partial token, match length, token before, …) and each trained on its own error;
-layer 2 mixes their outputs; adaptive probability maps over orders 1 and 2 refine the result.
+same last bits, and p - 1/2 scaled by how often it was seen. The longest match adds two. Layer 1 is `sets` linear mixers, each
+with its own weights for each value of a small context (partial token, match length, token before, …) and each trained on its
+own error; layer 2 mixes their outputs; adaptive probability maps over orders 1 and 2 refine the result.
 
 Integers only: logits in 1/128 (± 16), weights in 1/65536, probabilities in 1/65536, sums in int32 that wrap where they must.
 """
 
+import hashlib
+import struct
 from collections.abc import Mapping
 from math import isqrt
 from typing import Any, Final
@@ -44,6 +46,7 @@ from shared.code.models.mixing_contexts import (
     follow,
     gather,
 )
+from shared.code.spec import MixingModel
 
 U16 = npt.NDArray[np.uint16]
 
@@ -66,6 +69,7 @@ _FINAL_RATE: Final = 60
 _STEPS: Final = 33  # of a probability map's row
 _MAP_RATE: Final = np.int32(5)
 _ROWS: Final = 1 << 16
+_PAGE: Final = 1024  # words
 
 
 def _squash_table() -> I32:
@@ -112,7 +116,8 @@ _TRUST = np.array([1024 * n // (n + 15) for n in range(256)], dtype=np.int32)
 def _locate(slots: U32, hashes: U64, found: I64, checks: U32, path: np.uint64) -> None:
     """Find the contexts' lines for a nibble reached by `path`, two candidates each; the less used one gives way.
 
-    The first loop only reads, so that the processor fetches all lines at once.
+    The first loop only reads, so that the processor fetches all lines at once. A check word has 24 bits of the hash and a 1 above
+    them; no word has a top bit, which is read to have the line on its way.
     """
     lines = np.uint64(len(slots) // (2 * _LINE))
     for i in range(len(hashes)):
@@ -121,7 +126,8 @@ def _locate(slots: U32, hashes: U64, found: I64, checks: U32, path: np.uint64) -
         half = np.int64(((h >> np.uint64(32)) * lines) >> np.uint64(32))
         at = (2 * half + np.int64(h & np.uint64(1))) * _LINE
         found[i] = at
-        checks[i] = np.uint32((h >> np.uint64(8)) & np.uint64(0xFFFFFF)) | np.uint32(1 << 24) | (slots[np.uint64(at)] >> np.uint32(31))
+        check = np.uint32((h >> np.uint64(8)) & np.uint64(0xFFFFFF) | np.uint64(1 << 24))
+        checks[i] = check | (slots[np.uint64(at)] >> np.uint32(31))
     for i in range(len(hashes)):
         at = found[i]
         check = checks[i]
@@ -139,7 +145,7 @@ def _locate(slots: U32, hashes: U64, found: I64, checks: U32, path: np.uint64) -
 
 
 @kernel
-def _inputs(slots: U32, maps: U32, found: I64, node: int, words: U32, x: I32) -> None:
+def _inputs(slots: U32, maps: U32, found: I64, node: np.int64, words: U32, x: I32) -> None:
     """Read the contexts' nodes into `words`, and what they predict into `x`."""
     for i in range(len(found)):
         word = slots[np.uint64(found[i] + node)]
@@ -158,7 +164,7 @@ def _inputs(slots: U32, maps: U32, found: I64, node: int, words: U32, x: I32) ->
 
 
 @kernel
-def _learn(slots: U32, maps: U32, found: I64, node: int, words: U32, bit: int) -> None:
+def _learn(slots: U32, maps: U32, found: I64, node: np.int64, words: U32, bit: np.int64) -> None:
     """Tell the contexts' nodes, and the maps of their histories, what the bit was."""
     target = np.int64(65535 * bit)
     for i in range(len(found)):
@@ -180,7 +186,7 @@ def _learn(slots: U32, maps: U32, found: I64, node: int, words: U32, bit: int) -
 
 
 @kernel
-def _adapt(maps: U32, place: np.uint64, bit: int, limit: int) -> None:
+def _adapt(maps: U32, place: np.uint64, bit: np.int64, limit: int) -> None:
     """Move a probability of 22 bits with a count of 10 towards the bit, by 1/(n + 1.3) of the distance."""
     old = maps[place]
     n = np.int64(old & np.uint32(1023))
@@ -202,7 +208,7 @@ def _mix(weights: I32, selected: I64, x: I32, outputs: I32) -> None:
 
 
 @kernel
-def _train(weights: I32, selected: I64, x: I32, outputs: I32, bit: int) -> None:
+def _train(weights: I32, selected: I64, x: I32, outputs: I32, bit: np.int64) -> None:
     """Layer 1 learns; a set of weights learns more slowly the more often it was chosen."""
     stride = len(x)
     for s in range(len(outputs)):
@@ -275,10 +281,10 @@ def _code(
         for nibble in range(nibbles):
             path = np.uint64(0) if nibble == 0 else np.uint64(value + (1 << (4 * nibble)))
             _locate(slots, hashes, found, checks, path)
-            longest = 0
+            longest = np.int64(0)
             for i in range(1, min(ORDERS, contexts)):
                 if slots[np.uint64(found[i] + 1)] & _COUNT:
-                    longest = i
+                    longest = np.int64(i)
             node = np.int64(1)
             for depth in range(4):
                 below = 4 * (nibbles - nibble) - depth - 1  # bits below this one
@@ -306,7 +312,7 @@ def _code(
                     total = np.int64(0)
                     for s in range(sets):
                         total += np.int64(outputs[s]) * np.int64(final[s])
-                    logit = min(max(total >> 16, -_LIMIT), _LIMIT)
+                    logit = min(max(total >> 16, np.int64(-_LIMIT)), np.int64(_LIMIT))
                     mixed = np.int64(_SQUASH[logit + 2048])
                     # probability maps
                     step, part = (logit + 2048) >> 7, (logit + 2048) & 127
@@ -317,7 +323,7 @@ def _code(
                     at2 = row2 * _STEPS + step
                     p1 = (np.int64(refine[at1]) * (128 - part) + np.int64(refine[at1 + 1]) * part) >> 7
                     p2 = (np.int64(refine[at2]) * (128 - part) + np.int64(refine[at2 + 1]) * part) >> 7
-                    ones = min(max((mixed + p1 + 2 * p2 + 2) >> 2, 1), 65535)
+                    ones = min(max((mixed + p1 + 2 * p2 + 2) >> 2, np.int64(1)), np.int64(65535))
                     coded, units = code_bit(state, buffer, np.uint64((token >> below) & 1), np.uint64(ones), np.uint64(65536))
                     cost += units
                     bit = np.int64(coded)
@@ -341,22 +347,31 @@ def _code(
     return tokens.shape[0]
 
 
+@kernel
+def _used(slots: U32) -> U8:
+    """For each page whether anything in it differs from zero."""
+    used = np.zeros(len(slots) // _PAGE, dtype=np.uint8)
+    for page in range(len(used)):
+        for i in range(page * _PAGE, (page + 1) * _PAGE):
+            if slots[i] != np.uint32(0):
+                used[page] = np.uint8(1)
+                break
+    return used
+
+
 class Mixing(Predictor):
-    """The first `contexts` contexts over a table of `table_mebibytes`, mixed by `sets` mixers.
+    """The contexts, table and mixers of a `MixingModel`."""
 
-    history_bits: log2 of the tokens in which matches are looked for; match_minimum: the shortest match.
-    """
-
-    def __init__(
-        self, vocabulary_size: int, contexts: int, sets: int, table_mebibytes: int, history_bits: int, match_minimum: int
-    ) -> None:
+    def __init__(self, vocabulary_size: int, model: MixingModel) -> None:
         self._size = vocabulary_size
         self._bits = (vocabulary_size - 1).bit_length()
         self.max_decisions = self._bits
-        self._contexts, self._sets, self._minimum = contexts, sets, match_minimum
-        memory = np.zeros((table_mebibytes << 20) + LINE_BYTES, dtype=np.uint8)  # untouched pages cost nothing
+        self._contexts, self._sets, self._minimum = model.contexts, model.sets, model.match_minimum
+        table_bytes, history_bits = model.table_mebibytes << 20, model.history_bits
+        contexts, sets = model.contexts, model.sets
+        memory = np.zeros(table_bytes + LINE_BYTES, dtype=np.uint8)  # untouched pages cost nothing
         aligned = -memory.ctypes.data % LINE_BYTES
-        self._slots = memory[aligned : aligned + (table_mebibytes << 20)].view(np.uint32)
+        self._slots = memory[aligned : aligned + table_bytes].view(np.uint32)
         self._maps = np.tile(_history_table(), contexts)
         self._match_map = np.full(32, 3 << 30, dtype=np.uint32)
         base = _PER_CONTEXT * contexts
@@ -405,6 +420,21 @@ class Mixing(Predictor):
                 self._minimum,
             )
         )
+
+    def digest(self) -> bytes:
+        """SHA-256 over the step count and the arrays; of the table, over numbers and contents of the 4 KiB pages that are not zero."""
+        digest = hashlib.sha256(struct.pack("<Q", self.steps))
+        for header, array in self._canonical():
+            digest.update(header)
+            if header.startswith(b"slots "):
+                pages = array.reshape(-1, _PAGE)
+                used = np.flatnonzero(_used(array)).astype("<u4")
+                digest.update(used.tobytes())
+                for page in used:
+                    digest.update(pages[page].data)
+            else:
+                digest.update(array.reshape(-1).view(np.uint8).data)
+        return digest.digest()
 
     def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         return {

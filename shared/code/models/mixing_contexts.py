@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from shared.code.arithmetic import U64
 from shared.code.compiled import kernel
-from shared.code.models.base import I64, U32
+from shared.code.models.base import U32
 
 I32 = npt.NDArray[np.int32]
 
@@ -35,15 +35,15 @@ _LONGEST_MATCH: Final = 65535
 
 
 @kernel
-def bucket(length: int) -> int:
+def bucket(length: np.int64) -> np.int64:
     """A match length in 5 bits: 0 … 15 as they are, then coarser."""
     if length < 16:
         return length
     if length < 32:
-        return 16 + ((length - 16) >> 2)
+        return np.int64(16) + ((length - 16) >> 2)
     if length < 64:
-        return 20 + ((length - 32) >> 3)
-    return min(24 + ((length - 64) >> 6), 31)
+        return np.int64(20) + ((length - 32) >> 3)
+    return min(np.int64(24) + ((length - 64) >> 6), np.int64(31))
 
 
 @kernel
@@ -138,7 +138,16 @@ def gather(
 
 @kernel
 def follow(
-    value: int, octets: bool, minimum: int, memo: U64, orders: U64, follow1: U32, follow2: U32, ring: U32, table: U32, scores: I32
+    value: np.int64,
+    octets: bool,
+    minimum: int,
+    memo: U64,
+    orders: U64,
+    follow1: U32,
+    follow2: U32,
+    ring: U32,
+    table: U32,
+    scores: I32,
 ) -> None:
     """Take note of a token: histories, words, the longest match of at least `minimum` tokens, now and then the record length."""
     mask = np.int64(len(ring) - 1)
@@ -161,7 +170,7 @@ def follow(
 
 
 @kernel
-def _match(value: int, expected: int, minimum: int, memo: U64, ring: U32, table: U32) -> None:
+def _match(value: np.int64, expected: np.int64, minimum: int, memo: U64, ring: U32, table: U32) -> None:
     mask = np.int64(len(ring) - 1)
     position, match, length = np.int64(memo[POSITION]), np.int64(memo[MATCH]), np.int64(memo[LENGTH])
     if length > 0 and expected == value:
@@ -176,9 +185,8 @@ def _match(value: int, expected: int, minimum: int, memo: U64, ring: U32, table:
     entry = np.int64((key >> np.uint64(32)) & np.uint64(len(table) - 1))
     if length == 0:
         match = np.int64(table[entry])
-        while (
-            length < _LONGEST_SEARCH and length < match and ring[(match - 1 - length) & mask] == ring[(position - 1 - length) & mask]
-        ):
+        longest = min(match, np.int64(_LONGEST_SEARCH))
+        while length < longest and ring[(match - 1 - length) & mask] == ring[(position - 1 - length) & mask]:
             length += 1
         if length < minimum:
             length = np.int64(0)
@@ -187,7 +195,7 @@ def _match(value: int, expected: int, minimum: int, memo: U64, ring: U32, table:
 
 
 @kernel
-def _words(value: int, memo: U64) -> None:
+def _words(value: np.int64, memo: U64) -> None:
     letter = value + 32 if 65 <= value <= 90 else value
     kind = 0
     if 97 <= letter <= 122 or letter >= 128:
@@ -206,7 +214,7 @@ def _words(value: int, memo: U64) -> None:
 
 
 @kernel
-def _record(ring: U32, position: int, scores: I32) -> int:
+def _record(ring: U32, position: np.int64, scores: I32) -> int:
     """The lag at which tokens that differ from the one before them repeat most often; smaller ones are preferred."""
     mask = np.int64(len(ring) - 1)
     recent = np.empty(_WINDOW + LAGS, dtype=np.uint32)

@@ -9,8 +9,15 @@ from shared.channel.states import Role
 from shared.code.arithmetic import U8, U64, code_bit, starved
 from shared.code.codec import Decoder, Encoder
 from shared.code.compiled import kernel
+from shared.code.models import PRESETS
 from shared.code.models.base import Predictor
 from shared.code.vocabulary import dataset_digest, from_tokens
+
+
+def small_model(name):
+    """The fields of a preset's model, with tables small enough to be made a thousand times."""
+    fields = PRESETS[name].model.model_dump()
+    return fields | {"table_mebibytes": 1} if "table_mebibytes" in fields else fields
 
 
 def encode(spec, tokens, predictor=None):

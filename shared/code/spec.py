@@ -81,7 +81,7 @@ class MixingModel(_Part):
     """Statistics of many contexts and the longest match, mixed by gated linear networks, one binary decision at a time."""
 
     kind: Literal["mixing"] = "mixing"
-    contexts: int = Field(default=20, ge=1, le=36, description="how many of the list of contexts are used")
+    contexts: int = Field(default=24, ge=1, le=36, description="how many of the list of contexts are used")
     sets: int = Field(default=6, ge=1, le=9, description="mixers of the first layer")
     table_mebibytes: int = Field(default=224, ge=1, le=2048)
     history_bits: int = Field(default=22, ge=10, le=24, description="log2 of the tokens in which matches are found")

@@ -15,7 +15,7 @@ from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS
 from shared.code.spec import CodeSpec
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
-from tests.support import carry, identity, pair
+from tests.support import carry, identity, pair, small_model
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
@@ -73,7 +73,7 @@ def transmit(spec, tokens, cut, damage=None, out=None):
 )
 def test_split_anywhere(name, m, data, block, segment, cuts):
     spec = CodeSpec.from_fields(
-        {"vocabulary": {"kind": "ids", "size": m}, "model": {"kind": name}, "block_tokens": block, "segment_tokens": segment}
+        {"vocabulary": {"kind": "ids", "size": m}, "model": small_model(name), "block_tokens": block, "segment_tokens": segment}
     )
     tokens = np.array([x % m for x in data], dtype=np.uint32)
     for cut in (cutter([]), cutter(cuts), single):
@@ -83,7 +83,7 @@ def test_split_anywhere(name, m, data, block, segment, cuts):
 @SETTINGS
 @given(name=st.sampled_from(list(PRESETS)), place=st.integers(0, 1 << 16), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_found_and_nothing_false_is_delivered(name, place, bit):
-    spec = CodeSpec.from_fields({"model": {"kind": name}, "block_tokens": 400, "segment_tokens": 50})
+    spec = CodeSpec.from_fields({"model": small_model(name), "block_tokens": 400, "segment_tokens": 50})
     tokens = np.frombuffer(b"to be or not to be, that is the question " * 30, dtype=np.uint8).astype(np.uint32)
     delivered = []
     with pytest.raises(CodelengthError):

@@ -12,6 +12,7 @@ from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
 from shared.code.spec import CodeSpec
 from shared.service import filing
+from tests.support import small_model
 
 TEXT = b"to be or not to be, that is the question: " * 12
 SPEC = CodeSpec.from_fields({"model": {"kind": "frequency"}, "block_tokens": 200, "segment_tokens": 50})
@@ -81,7 +82,7 @@ def test_every_truncation_is_told():
     segment=st.integers(1, 100),
 )
 def test_what_goes_in_comes_out(name, data, block, segment):
-    spec = preset(name).model_copy(update={"block_tokens": block, "segment_tokens": segment})
+    spec = CodeSpec.from_fields({"model": small_model(name), "block_tokens": block, "segment_tokens": segment})
     content = stored(data, spec)
     assert back(content) == data
     (one,) = filing.scan(io.BytesIO(content).read)

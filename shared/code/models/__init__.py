@@ -32,10 +32,10 @@ PRESETS: dict[str, Preset] = {
         Preset(name="uniform", summary="p = 1/m: the baseline S_0", model=UniformModel()),
         Preset(name="frequency", summary="adaptive counts of order 0 (Krichevsky-Trofimov)", model=FrequencyModel()),
         Preset(name="ngram", summary="contexts of 0 to 5 tokens, hashed, mixed and learned online", model=NgramModel()),
-        Preset(name="mixing", summary="20 kinds of context and matches, mixed by gated linear networks", model=MixingModel()),
+        Preset(name="mixing", summary="24 kinds of context and matches, mixed by gated linear networks", model=MixingModel()),
         Preset(
             name="mixing-large",
-            summary="mixing with all contexts and mixers",
+            summary="the same with 36 kinds of context and more mixers",
             model=MixingModel(contexts=36, sets=9, table_mebibytes=448),
         ),
     )

@@ -63,11 +63,12 @@ _FIRST_WEIGHTS: Final = (7000, 7000, 6000)
 _FIRST_MATCH_WEIGHT: Final = 10_000
 _SET: Final = 256
 _FINAL: Final = 16  # weights of a layer 2 mixer
-_RATE: Final = 330
+_FINAL_GATES: Final = (0, 5)  # partial token, kinds of the tokens before
+_RATE: Final = 300
 _RATE_AT_FIRST: Final = 10_000
 _FINAL_RATE: Final = 60
 _STEPS: Final = 33  # of a probability map's row
-_MAP_RATE: Final = np.int32(5)
+_MAP_RATE: Final = np.int32(6)
 _ROWS: Final = 1 << 16
 _PAGE: Final = 1024  # words
 
@@ -222,6 +223,25 @@ def _train(weights: I32, selected: I64, x: I32, outputs: I32, bit: np.int64) -> 
 
 
 @kernel
+def _settle(finals: I32, gates: I64, outputs: I32) -> np.int64:
+    """Layer 2: the mean logit of mixers chosen by `_FINAL_GATES`."""
+    total = np.int64(0)
+    for f in range(len(_FINAL_GATES)):
+        at = (_SET * f + gates[_FINAL_GATES[f]]) * _FINAL
+        for s in range(len(outputs)):
+            total += np.int64(outputs[s]) * np.int64(finals[at + s])
+    return min(max(total // (len(_FINAL_GATES) << 16), np.int64(-_LIMIT)), np.int64(_LIMIT))
+
+
+@kernel
+def _train_finals(finals: I32, gates: I64, outputs: I32, error: np.int64) -> None:
+    for f in range(len(_FINAL_GATES)):
+        at = (_SET * f + gates[_FINAL_GATES[f]]) * _FINAL
+        for s in range(len(outputs)):
+            finals[at + s] += np.int32((np.int64(outputs[s]) * error + (1 << 23)) >> 24)
+
+
+@kernel
 def _code(
     tokens: U32,
     start: int,
@@ -307,12 +327,7 @@ def _code(
                     for s in range(sets):
                         selected[s] = _SET * s + gates[s]
                     _mix(weights, selected, x, outputs)
-                    # layer 2
-                    final = finals[partial * _FINAL : (partial + 1) * _FINAL]
-                    total = np.int64(0)
-                    for s in range(sets):
-                        total += np.int64(outputs[s]) * np.int64(final[s])
-                    logit = min(max(total >> 16, np.int64(-_LIMIT)), np.int64(_LIMIT))
+                    logit = _settle(finals, gates, outputs)
                     mixed = np.int64(_SQUASH[logit + 2048])
                     # probability maps
                     step, part = (logit + 2048) >> 7, (logit + 2048) & 127
@@ -332,9 +347,7 @@ def _code(
                     at2 += part >> 6
                     refine[at1] = np.uint16(np.int64(refine[at1]) + ((65535 * bit - np.int64(refine[at1])) >> _MAP_RATE))
                     refine[at2] = np.uint16(np.int64(refine[at2]) + ((65535 * bit - np.int64(refine[at2])) >> _MAP_RATE))
-                    error = ((bit << 16) - mixed) * _FINAL_RATE
-                    for s in range(sets):
-                        final[s] += np.int32((np.int64(outputs[s]) * error + (1 << 23)) >> 24)
+                    _train_finals(finals, gates, outputs, ((bit << 16) - mixed) * _FINAL_RATE)
                     _train(weights, selected, x, outputs, bit)
                     if length > 0:
                         _adapt(match_map, np.uint64(length), np.int64(bit == (expected >> below) & 1), 1000)
@@ -379,7 +392,7 @@ class Mixing(Predictor):
         weights[:, :base] = np.tile(np.array(_FIRST_WEIGHTS, dtype=np.int32), contexts)
         weights[:, base : base + 2] = _FIRST_MATCH_WEIGHT
         self._weights = weights.reshape(-1)
-        self._finals = np.full(_SET * _FINAL, 65536 // sets, dtype=np.int32)
+        self._finals = np.full(len(_FINAL_GATES) * _SET * _FINAL, 65536 // sets, dtype=np.int32)
         row = _SQUASH[np.clip(np.arange(_STEPS) * 128, 1, 4095)].astype(np.uint16)
         self._refine = np.tile(row, 2 * _ROWS)
         self._memo = np.zeros(MEMO_WORDS, dtype=np.uint64)
@@ -388,7 +401,7 @@ class Mixing(Predictor):
         self._follow1 = np.zeros(1 << 8, dtype=np.uint32)
         self._follow2 = np.zeros(1 << 16, dtype=np.uint32)
         self._ring = np.zeros(1 << history_bits, dtype=np.uint32)
-        self._table = np.zeros(1 << max(history_bits - 4, 8), dtype=np.uint32)
+        self._table = np.zeros(1 << (history_bits - 2), dtype=np.uint32)
         self._scores = np.zeros(LAGS, dtype=np.int32)
 
     def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
@@ -422,7 +435,7 @@ class Mixing(Predictor):
         )
 
     def digest(self) -> bytes:
-        """SHA-256 over the step count and the arrays; of the table, over numbers and contents of the 4 KiB pages that are not zero."""
+        """SHA-256 over the step count and the arrays; of the table, over the numbers and contents of its pages other than zero."""
         digest = hashlib.sha256(struct.pack("<Q", self.steps))
         for header, array in self._canonical():
             digest.update(header)

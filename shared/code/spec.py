@@ -82,7 +82,7 @@ class MixingModel(_Part):
 
     kind: Literal["mixing"] = "mixing"
     contexts: int = Field(default=24, ge=1, le=36, description="how many of the list of contexts are used")
-    sets: int = Field(default=6, ge=1, le=9, description="mixers of the first layer")
+    sets: int = Field(default=6, ge=1, le=12, description="mixers of the first layer")
     table_mebibytes: int = Field(default=224, ge=1, le=2048)
     history_bits: int = Field(default=22, ge=10, le=24, description="log2 of the tokens in which matches are found")
     match_minimum: int = Field(default=5, ge=1, le=32, description="tokens of the shortest match")

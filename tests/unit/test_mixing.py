@@ -57,7 +57,7 @@ PIECES = st.one_of(
 @given(
     data=st.lists(PIECES, max_size=6).map(b"".join),
     contexts=st.integers(1, 36),
-    sets=st.integers(1, 9),
+    sets=st.integers(1, 12),
     history_bits=st.integers(10, 14),
     match_minimum=st.integers(1, 32),
     chunk=st.sampled_from([1, 7, 4096]),
@@ -71,7 +71,7 @@ def test_bounds_are_those_of_the_lists():
     """The largest spec reaches the last context and the last mixer; nothing is read past them."""
     words = np.random.default_rng(3).choice([b"words, ", b"marks; ", b"lines\n", b"Here ", b"(there) "], 600)
     tokens = to_tokens(b"".join(words), spec_of(256).vocabulary)
-    codes = {check_round_trip(spec_of(256, contexts=c, sets=s), tokens) for c, s in ((35, 9), (36, 9), (36, 8))}
+    codes = {check_round_trip(spec_of(256, contexts=c, sets=s), tokens) for c, s in ((35, 12), (36, 12), (36, 11))}
     assert len(codes) == 3
 
 
@@ -121,7 +121,7 @@ def test_digest_sees_the_table():
     assert models[0].digest() == models[1].digest()
 
 
-@pytest.mark.parametrize("fields", [{}, {"contexts": 36, "sets": 9}, {"contexts": 1, "sets": 1, "table_mebibytes": 2}])
+@pytest.mark.parametrize("fields", [{}, {"contexts": 36, "sets": 12}, {"contexts": 1, "sets": 1, "table_mebibytes": 2}])
 def test_memory_bound_holds(fields):
     model = MixingModel(**fields) if fields.get("table_mebibytes") else MixingModel(table_mebibytes=1, **fields)
     spec = CodeSpec(model=model)

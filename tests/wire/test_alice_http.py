@@ -19,7 +19,13 @@ async def test_operations(alice_app):
     assert (await alice_app.get("/healthz")).status_code == 200
     assert (await alice_app.get("/version")).json()["service"] == "alice"
     assert "codelength" in (await alice_app.get("/metrics")).text
-    assert [c["name"] for c in (await alice_app.get("/codes")).json()["codes"]] == ["uniform", "frequency", "ngram", "mixing", "mixing-large"]
+    assert [c["name"] for c in (await alice_app.get("/codes")).json()["codes"]] == [
+        "uniform",
+        "frequency",
+        "ngram",
+        "mixing",
+        "mixing-large",
+    ]
 
 
 async def test_datasets_come_and_go(alice_app):

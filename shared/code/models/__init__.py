@@ -36,7 +36,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="mixing-large",
             summary="the same with 36 kinds of context and more mixers",
-            model=MixingModel(contexts=36, sets=9, table_mebibytes=448),
+            model=MixingModel(contexts=36, sets=12, table_mebibytes=448, match_minimum=6),
         ),
     )
 }

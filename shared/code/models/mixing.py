@@ -6,7 +6,7 @@ nibble's binary tree. A node holds
 
     bits 31 … 16   p, the probability of a 1, as its difference from 1/2 (so that zeros are p = 1/2, never seen)
     bits 15 … 8    the last bits seen in it, at most 7, behind a leading 1
-    bits  7 … 0    how often it was updated, at most 255: p moves by 1/(n + 1.3) of its error
+    bits  7 … 0    how often it was updated, at most 255: p moves by 1/(n + 1.2) of its error
 
 and gives three inputs: stretch(p) = log2(p / (1 - p)), stretch of the probability that other nodes of this context had after the
 same last bits, and p - 1/2 scaled by how often it was seen. The longest match adds two. Layer 1 is `sets` linear mixers, each
@@ -42,6 +42,7 @@ from shared.code.models.mixing_contexts import (
     POSITION,
     RECORD,
     WORD,
+    WORD_BEFORE,
     bucket,
     follow,
     gather,
@@ -59,12 +60,12 @@ _LIMIT: Final = 2047
 _HALF: Final = np.int32(32768)
 _PER_CONTEXT: Final = 3
 _EXTRA: Final = 4  # inputs: two of the match, a constant, and one whose weight counts a set's updates
-_FIRST_WEIGHTS: Final = (7000, 7000, 6000)
+_FIRST_WEIGHTS: Final = (168_000, 168_000, 144_000)
 _FIRST_MATCH_WEIGHT: Final = 10_000
 _SET: Final = 256
 _FINAL: Final = 16  # weights of a layer 2 mixer
-_FINAL_GATES: Final = (0, 5)  # partial token, kinds of the tokens before
-_RATE: Final = 300
+_FINAL_GATES: Final = (0, 5, 7)  # partial token, kinds of the tokens before, word
+_RATE: Final = 240
 _RATE_AT_FIRST: Final = 10_000
 _FINAL_RATE: Final = 60
 _STEPS: Final = 33  # of a probability map's row
@@ -109,8 +110,8 @@ def _history_table() -> U32:
 
 _SQUASH = _squash_table()
 _STRETCH = _stretch_table()
-_RECIPROCAL = np.array([655_360 // (10 * n + 13) for n in range(1024)], dtype=np.int32)
-_TRUST = np.array([1024 * n // (n + 15) for n in range(256)], dtype=np.int32)
+_RECIPROCAL = np.array([655_360 // (10 * n + 12) for n in range(1024)], dtype=np.int32)
+_TRUST = np.array([1200 * n // (n + 25) for n in range(256)], dtype=np.int32)
 
 
 @kernel
@@ -188,7 +189,7 @@ def _learn(slots: U32, maps: U32, found: I64, node: np.int64, words: U32, bit: n
 
 @kernel
 def _adapt(maps: U32, place: np.uint64, bit: np.int64, limit: int) -> None:
-    """Move a probability of 22 bits with a count of 10 towards the bit, by 1/(n + 1.3) of the distance."""
+    """Move a probability of 22 bits with a count of 10 towards the bit, by 1/(n + 1.2) of the distance."""
     old = maps[place]
     n = np.int64(old & np.uint32(1023))
     p = np.int64(old >> np.uint32(10))
@@ -295,6 +296,9 @@ def _code(
         gates[5] = np.int64(memo[CLASSES] & np.uint64(255))
         gates[7] = np.int64((memo[WORD] * PHI) >> np.uint64(56))
         gates[8] = np.int64(memo[MARKS] & np.uint64(255))
+        gates[9] = np.int64((memo[WORD_BEFORE] * PHI) >> np.uint64(56))
+        gates[10] = np.int64(((memo[CLASSES] & np.uint64(0xFFFF)) * PHI) >> np.uint64(56))
+        gates[11] = expected & 255
         older = np.int64((memo[CLASSES] >> np.uint64(2)) & np.uint64(31)) << 3
         value = np.int64(0)  # the bits known so far
         cost = np.uint64(0)
@@ -389,7 +393,7 @@ class Mixing(Predictor):
         self._match_map = np.full(32, 3 << 30, dtype=np.uint32)
         base = _PER_CONTEXT * contexts
         weights = np.zeros((_SET * sets, (base + _EXTRA + 15) // 16 * 16), dtype=np.int32)
-        weights[:, :base] = np.tile(np.array(_FIRST_WEIGHTS, dtype=np.int32), contexts)
+        weights[:, :base] = np.tile(np.array(_FIRST_WEIGHTS, dtype=np.int32) // max(contexts, 8), contexts)
         weights[:, base : base + 2] = _FIRST_MATCH_WEIGHT
         self._weights = weights.reshape(-1)
         self._finals = np.full(len(_FINAL_GATES) * _SET * _FINAL, 65536 // sets, dtype=np.int32)

@@ -439,7 +439,7 @@ class Mixing(Predictor):
         )
 
     def digest(self) -> bytes:
-        """SHA-256 over the step count and the arrays; of the table, over the numbers and contents of its pages other than zero."""
+        """SHA-256 of the steps and the arrays; of the table, of the numbers and contents of its pages other than zero."""
         digest = hashlib.sha256(struct.pack("<Q", self.steps))
         for header, array in self._canonical():
             digest.update(header)

@@ -1,19 +1,22 @@
 """`python -m alice`: serve Alice until stopped. Settings come from the environment (`shared.service.settings`)."""
 
-import asyncio
+from collections.abc import Callable
 
-from shared.service.kernels import prepare_kernel_cache
+from starlette.types import ASGIApp
+
 from shared.service.settings import Settings
+from shared.service.starting import run
+
+
+def _load() -> Callable[[Settings], ASGIApp]:
+    from alice.app import create_app
+
+    return create_app
 
 
 def main() -> None:
     """Serve Alice."""
-    settings = Settings()
-    prepare_kernel_cache(settings.cache_directory)  # before numba is imported
-    from alice.app import create_app
-    from shared.service.server import serve
-
-    asyncio.run(serve("Alice", create_app(settings), settings, default_port=8001))
+    run("Alice", _load, default_port=8001)
 
 
 if __name__ == "__main__":

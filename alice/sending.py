@@ -20,10 +20,11 @@ from shared.channel.errors import (
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, VERSION, Accept, Ack, Code, Done, Hello, Message
 from shared.channel.states import Role
 from shared.code.models import PRESETS
+from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
 from shared.service.errors import ConflictError, InterruptedTransmissionError
-from shared.service.kernels import runtime_fingerprint
+from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import ConnectionMeter, MeteredClientConnection
 from shared.service.pool import Worker
 from shared.service.settings import Settings
@@ -182,10 +183,11 @@ class Sending:
         heard = conversation.hear()
         accept = await anext(heard)
         assert isinstance(accept, Accept)
+        record.notes += warning(spec, runtime_fingerprint(), accept.runtime)
         if accept.block != 0:
             raise UnexpectedMessageError(f"ACCEPT from block {accept.block}", "beginning a transmission")
         if record.send_f:
-            archive, _ = self._held.pool.sources[spec.model.kind]
+            archive, _ = self._held.pool.sources[source_module(spec)]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))
         path = self._held.store.object(record.dataset.id)
         await worker.run(EncodeJob(spec=spec.canonical_bytes(), path=str(path), sha256=record.dataset.sha256))

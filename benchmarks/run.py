@@ -21,7 +21,7 @@ from harness.sample import sample_text
 from harness.transmit import Client, Urls
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- table: make bench -->", "<!-- /table -->"
+MARK, END = "make bench", "<!-- /table -->"
 
 
 def machine() -> dict[str, Any]:
@@ -33,7 +33,7 @@ def machine() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "cores": len(names) or None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("numba", "numpy", "websockets", "uvicorn")},
+        "versions": {name: version(name) for name in ("numba", "numpy", "torch", "websockets", "uvicorn")},
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None,
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -91,7 +91,7 @@ def main() -> None:
 
 def tables() -> None:
     """Rewrite the marked part of docs/results.md from all of docs/results/*.json."""
-    lines = [BEGIN]
+    lines = []
     for path in sorted((ROOT / "docs" / "results").glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
         host = document["machine"]
@@ -119,10 +119,16 @@ def tables() -> None:
                 f"| {one['file']} | {size:,} | {one['code']['name']} | {z:,} | {per_byte} | {rate} | {wire - z:+,} "
                 f"| {one['z_bits'] - one['nll_bits']:+.1f} | {speed:.2f} |"
             )
-    lines += ["", END]
+    rewrite(MARK, lines)
+
+
+def rewrite(mark: str, lines: list[str]) -> None:
+    """Replace the table of this mark in docs/results.md, or add it at the end."""
+    begin = f"<!-- table: {mark} -->"
     place = ROOT / "docs" / "results.md"
-    before, _, rest = place.read_text(encoding="utf-8").partition(BEGIN)
-    place.write_text(before + "\n".join(lines) + rest.partition(END)[2], encoding="utf-8")
+    before, found, rest = place.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(END)[2] if found else "\n"
+    place.write_text(before + "\n".join([begin, *lines, "", END]) + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """`python -m bob`: serve Bob until stopped. Settings come from the environment (`shared.service.settings`)."""
 
-import asyncio
+from collections.abc import Callable
 
-from shared.service.kernels import prepare_kernel_cache
+from starlette.types import ASGIApp
+
 from shared.service.settings import Settings
+from shared.service.starting import run
+
+
+def _load() -> Callable[[Settings], ASGIApp]:
+    from bob.app import create_app
+
+    return create_app
 
 
 def main() -> None:
     """Serve Bob."""
-    settings = Settings()
-    prepare_kernel_cache(settings.cache_directory)  # before numba is imported
-    from bob.app import create_app
-    from shared.service.server import serve
-
-    asyncio.run(serve("Bob", create_app(settings), settings, default_port=8002))
+    run("Bob", _load, default_port=8002)
 
 
 if __name__ == "__main__":

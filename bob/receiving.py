@@ -12,6 +12,7 @@ from shared.channel.errors import CancelledTransmissionError, ChannelError, Peer
 from shared.channel.messages import Accept, Code, Done, Hello, Message, Refuse
 from shared.channel.states import Role
 from shared.code.errors import InputError
+from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import token_width
 from shared.service.app import Services
@@ -26,7 +27,7 @@ from shared.service.errors import (
     TooLargeError,
     slug_of,
 )
-from shared.service.kernels import runtime_fingerprint
+from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import SCOPE_KEY, ConnectionMeter
 from shared.service.pool import Worker
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission, measured_f
@@ -94,9 +95,9 @@ class Receiving:
     async def _finish(self, error: BaseException | None) -> None:
         recorder = self.recorder
         if recorder is not None and error is not None:
-            recorder.failed(error)
-            if isinstance(error, CancelledTransmissionError):
+            if isinstance(error, CancelledTransmissionError | StorageFullError):
                 self._discard(recorder.record)
+            recorder.failed(error)
         await self._conversation.end(error)
         if recorder is not None:
             await recorder.settle()
@@ -183,6 +184,7 @@ class Receiving:
         limit = self._held.settings.max_tokens
         directory = self._held.store.transmission_directory(hello.transmission)
         ours = runtime_fingerprint()
+        recorder.record.notes += warning(spec, ours, hello.runtime)
         await worker.run(
             DecodeJob(
                 spec=spec.canonical_bytes(),
@@ -220,5 +222,5 @@ class Receiving:
         """The f that Alice sends must be the f that runs here, byte for byte."""
         assert self.recorder is not None
         self.recorder.record.send_f = True
-        if code.data != self._held.pool.sources[spec.model.kind][0]:
+        if code.data != self._held.pool.sources[source_module(spec)][0]:
             raise RefusedError("code-mismatch", "the source of f that Alice sent is not the one that runs at Bob's")

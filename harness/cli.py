@@ -19,7 +19,7 @@ from harness import terminal
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
-    from harness.transmit import Client
+    from harness.transmit import Client, RequestError
     from shared.code.spec import CodeSpec
 
 app = typer.Typer(
@@ -99,6 +99,8 @@ def transmit(
         from harness.report import ledger_table, print_table
 
         print_table(ledger_table([result]))
+    for note in result["notes"]:
+        terminal.say(note)
     if result["state"] != "verified":
         reason = (result["error"] or {}).get("detail", "no reason is known")
         fail(FAILED, f"the transmission is {result['state']}: {reason}")
@@ -286,7 +288,7 @@ def demo(alice: Alice = None, bob: Bob = None, wire: Wire = None) -> None:
     data = sample_text()
     terminal.say("Starting Alice, the wire and Bob ..." if alice is None else f"Waiting for {alice} and {bob} ...")
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire)
+        client = _client(stack, alice, bob, wire, patience=None)
         dataset = client.post_octets(data, "pydoc_data.topics")
         results = [_transmit(client, dataset["id"], code["name"]) for code in client.codes()]
     emit(f"The sample: Python's own manual pages, {len(data):,} bytes, SHA-256 {dataset['sha256']}\n")
@@ -330,7 +332,14 @@ def _prepare() -> None:
     """Say where compiled kernels lie, before numba is imported."""
     from shared.service.kernels import prepare_kernel_cache
 
-    prepare_kernel_cache()
+    try:
+        prepare_kernel_cache()
+    except OSError as error:
+        fail(
+            FAILED,
+            f"compiled kernels cannot be kept in {error.filename}: {(error.strerror or str(error)).lower()}; "
+            "set CODELENGTH_CACHE_DIRECTORY",
+        )
 
 
 def _must_be_readable(file: Path, *, as_json: bool) -> None:
@@ -377,24 +386,33 @@ def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
         fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
 
 
-def _client(stack: ExitStack, alice: str | None, bob: str | None, wire: str | None, *, as_json: bool = False) -> "Client":
+def _client(
+    stack: ExitStack, alice: str | None, bob: str | None, wire: str | None, *, as_json: bool = False, patience: float | None = 5.0
+) -> "Client":
     import time
 
     from harness.cluster import Cluster, StartError, wait_ready
-    from harness.transmit import Client, Urls
+    from harness.transmit import Client, RequestError, Urls
 
     try:
         if alice is not None and bob is not None:
             deadline = time.monotonic() + 180
             for url in (alice, bob, *([wire] if wire else [])):
-                wait_ready(url, deadline)
+                wait_ready(url, deadline, patience=patience)
             urls = Urls(alice=alice, bob=bob, wire=wire)
         else:
             cluster = stack.enter_context(Cluster())
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)
-    return stack.enter_context(Client(urls, os.environ.get("CODELENGTH_TOKEN")))
+    client = stack.enter_context(Client(urls, os.environ.get("CODELENGTH_TOKEN")))
+
+    def told(_: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, RequestError):
+            fail(_status(error), str(error), as_json=as_json, slug=error.slug)
+
+    stack.push(told)
+    return client
 
 
 def _post(client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_json: bool) -> dict[str, Any]:
@@ -405,7 +423,7 @@ def _post(client: "Client", file: Path, form: str, vocabulary_size: int | None, 
     try:
         return client.post_file(file, form, vocabulary_size)
     except RequestError as error:
-        fail(USAGE, f"{file}: {error}", as_json=as_json, slug=error.slug)
+        fail(_status(error), f"{file}: {error}", as_json=as_json, slug=error.slug)
 
 
 def _transmit(
@@ -421,9 +439,14 @@ def _transmit(
         try:
             return client.transmit(dataset, code, send_f=send_f, progress=show)
         except RequestError as error:
-            fail(USAGE, str(error), as_json=as_json, slug=error.slug)
+            fail(_status(error), str(error), as_json=as_json, slug=error.slug)
         except LedgerError as error:
             fail(LEDGER, f"the ledger does not hold: {error}", as_json=as_json)
+
+
+def _status(error: "RequestError") -> int:
+    """Whether the caller was wrong, or a service not there, not ready, or full."""
+    return UNAVAILABLE if error.slug in ("unavailable", "busy", "storage-full") else USAGE
 
 
 def main() -> None:

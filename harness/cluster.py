@@ -108,16 +108,28 @@ class Cluster:
             raise StartError(f"{name} ended at its start:\n{self.log(name)}")
 
 
-def wait_ready(url: str, deadline: float, check: object = None) -> None:
-    """Ask /readyz until it answers 200. Raises `StartError` at the deadline (of `time.monotonic`)."""
+def wait_ready(url: str, deadline: float, check: object = None, *, patience: float | None = None) -> None:
+    """Ask /readyz until it answers 200. Raises `StartError` at the deadline (of `time.monotonic`).
+
+    patience: seconds that a service may not be there at all; until the deadline where none is given.
+    """
+    started = time.monotonic()
     while True:
         if callable(check):
             check()
+        why = ""
         try:
-            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
+            answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+            if answer.status_code == 200:
                 return
-        except httpx.HTTPError:
-            pass
+            if answer.status_code != 503:
+                raise StartError(f"{url} is no service of codelength: /readyz answered HTTP {answer.status_code}")
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+            raise StartError(f"{url!r} is no URL of a service; one looks like http://127.0.0.1:8001") from None
+        except httpx.HTTPError as error:
+            why = f": {str(error).rpartition('] ')[2] or type(error).__name__}".lower()
+            if patience is not None and time.monotonic() - started > patience:
+                raise StartError(f"{url} cannot be reached{why}; start it, or check the URL") from None
         if time.monotonic() > deadline:
-            raise StartError(f"{url} was not ready in time")
+            raise StartError(f"{url} was not ready in time{why}")
         time.sleep(0.05)

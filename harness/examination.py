@@ -21,12 +21,14 @@ def examine() -> dict[str, Any]:
     """Recompute the golden vectors, decode the conformance set, and describe the machine."""
     from shared.channel.messages import VERSION
     from shared.channel.stored import STORED_VERSION
+    from shared.code.exact import products
     from shared.code.spec import FORMAT
     from shared.service import conformance, vectors
+    from shared.service.backends import prepare
     from shared.service.kernels import package_version, prepare_kernel_cache, sources_digest
 
     started = time.monotonic()
-    golden = json.loads(vectors.PATH.read_text(encoding="ascii"))
+    golden, made_with = vectors.golden()
     computed = vectors.compute()
     checks = [{"name": name, "exact": computed.get(name) == golden[name]} for name in golden]
     files = [
@@ -44,6 +46,7 @@ def examine() -> dict[str, Any]:
             "file_format": STORED_VERSION,
         },
         "vectors": checks,
+        "vectors_made_with": made_with,
         "files": files,
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
@@ -54,6 +57,8 @@ def examine() -> dict[str, Any]:
             "compiled_for": _compiled_for(),
             "kernel_cache": str(prepare_kernel_cache()),
             "tcp_info": sys.platform == "linux",
+            "product_seconds": prepare(),
+            "products": products.chosen(),
         },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "seconds": round(time.monotonic() - started, 2),
@@ -85,13 +90,20 @@ def report(found: dict[str, Any]) -> list[str]:
         f"  system       {machine['system']}, {machine['architecture']}, {machine['cores']} cores",
         f"  processor    {machine['processor']}",
         f"  features     {' '.join(machine['features']) or 'none known'}",
-        f"  compiled for {machine['compiled_for']}, integer kernels by numba",
+        f"  compiled for {machine['compiled_for']}, kernels by numba",
+        f"  products     {_backends(machine)}",
         f"  versions     {', '.join(f'{name} {number}' for name, number in found['versions'].items() if number)}",
         f"  TCP_INFO     {'yes' if machine['tcp_info'] else 'no: the kernel cannot be asked what it sent'}",
         "",
         f"{'Exact' if found['exact'] else 'NOT EXACT'}: examined in {found['seconds']} s.",
     ]
     return out
+
+
+def _backends(machine: dict[str, Any]) -> str:
+    timings = machine["product_seconds"]
+    parts = [f"{name} {1000 * seconds:.1f} ms a segment" for name, seconds in sorted(timings.items(), key=lambda item: item[1])]
+    return f"{machine['products']} ({', '.join(parts)}); all exact"
 
 
 def _version(name: str) -> str | None:

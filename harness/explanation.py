@@ -54,6 +54,7 @@ def explain(data: bytes, spec: CodeSpec) -> Explanation:
     """Explain the coding of at most `MAX_TOKENS` octets under a spec for octets."""
     if len(data) > MAX_TOKENS:
         raise ValueError(f"{len(data)} tokens are more than {MAX_TOKENS}")
+    spec = spec.model_copy(update={"streams": 1})  # so that tokens are coded in the order in which they are read
     tokens = list(data)
     whole = _encode(spec, tokens)
     costs = whole.costs.tolist()

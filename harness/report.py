@@ -75,12 +75,6 @@ z     = the arithmetic code that crossed, socket = every byte of the connection,
 
 def local_codes() -> list[dict[str, Any]]:
     """The presets with |f| measured here."""
-    from shared.code.models import PRESETS, preset
-    from shared.code.size import archive, compress
-    from shared.service.kernels import code_sources
-    from shared.service.records import codes
+    from shared.service.records import coded_sources, codes
 
-    sources: dict[str, tuple[bytes, int]] = {}
-    for spec in map(preset, PRESETS):
-        sources[spec.model.kind] = compress(archive(spec, code_sources()))
-    return [code.model_dump(mode="json") for code in codes(sources)]
+    return [code.model_dump(mode="json") for code in codes(coded_sources())]

@@ -1,5 +1,6 @@
 """One transmission from outside: hand a file to Alice, follow it, read both ledgers and the witness, and hold them together."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ class Client:
         try:
             self._follow(identifier, progress)
         except BaseException:
-            self._http.post(f"{self._urls.alice}/transmissions/{identifier}/cancel")
+            with contextlib.suppress(httpx.HTTPError):
+                self._http.post(f"{self._urls.alice}/transmissions/{identifier}/cancel", timeout=5)
             raise
         sent = self._settled(self._urls.alice, identifier)
         try:
@@ -104,25 +106,32 @@ class Client:
         return self._result(sent, received)
 
     def reconstruction(self, identifier: str, path: Path) -> None:
-        """Save what Bob decoded, whole or not at all."""
-        temporary = path.with_name(path.name + ".partial")
+        """Save what Bob decoded, whole or not at all. Raises `RequestError` or `OSError`."""
+        temporary = path.with_name(f".{path.name[:200]}.{identifier[:12]}.partial")
+        url = f"{self._urls.bob}/transmissions/{identifier}/reconstruction"
         try:
-            with self._http.stream("GET", f"{self._urls.bob}/transmissions/{identifier}/reconstruction") as answer:
+            with self._http.stream("GET", url) as answer:
                 answer.raise_for_status()
                 with temporary.open("wb") as file:
                     for part in answer.iter_bytes():
                         file.write(part)
             temporary.replace(path)
+        except httpx.HTTPError as error:
+            raise RequestError(f"{url}: {error}", "unavailable") from None
         finally:
             temporary.unlink(missing_ok=True)
 
     def _follow(self, identifier: str, progress: Callable[[dict[str, Any]], None] | None) -> None:
         import json
 
-        with self._http.stream("GET", f"{self._urls.alice}/transmissions/{identifier}/events") as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data:") and progress is not None:
-                    progress(json.loads(line[5:]))
+        url = f"{self._urls.alice}/transmissions/{identifier}/events"
+        try:
+            with self._http.stream("GET", url) as answer:
+                for line in answer.iter_lines():
+                    if line.startswith("data:") and progress is not None:
+                        progress(json.loads(line[5:]))
+        except httpx.HTTPError as error:
+            raise RequestError(f"Alice went away: {url}: {error}", "unavailable") from None
 
     def _settled(self, url: str, identifier: str) -> dict[str, Any]:
         deadline = time.monotonic() + _SETTLE_SECONDS
@@ -170,6 +179,7 @@ class Client:
             "peak_memory_bytes": {"alice": sent["peak_memory_bytes"], "bob": received and received["peak_memory_bytes"]},
             "reconstruction": (received or sent)["reconstruction"],
             "error": sent["error"],
+            "notes": sent["notes"],
         }
 
     def _witness(self, sent: dict[str, Any]) -> dict[str, Any] | None:
@@ -195,8 +205,8 @@ class Client:
             try:
                 document = answer.json()
                 detail, slug = document["detail"], str(document["type"]).rpartition(":")[2]
-            except (ValueError, KeyError):
-                detail, slug = f"HTTP {answer.status_code}", None
+            except (ValueError, KeyError, TypeError):
+                detail, slug = f"{url} answered HTTP {answer.status_code}", None
             raise RequestError(str(detail), slug)
         found: dict[str, Any] = answer.json()
         return found

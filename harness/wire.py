@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
+from harness.terminal import UNAVAILABLE, USAGE
 from harness.versions import package_version
 
 _PART_BYTES: Final = 1 << 16
@@ -164,17 +165,37 @@ def create_app(relay: Relay, listening: socket.socket) -> FastAPI:
     return app
 
 
+def _listen(host: str, variable: str, default: str) -> socket.socket:
+    port = os.environ.get(variable, default)
+    if not port.isdecimal():
+        _fail(USAGE, f"{variable}: {port!r} is no port")
+    try:
+        return socket.create_server((host, int(port)))
+    except (OSError, OverflowError) as error:
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0].lower()
+        _fail(UNAVAILABLE, f"cannot listen on {host}:{port}: {reason}; set CODELENGTH_WIRE_HOST and {variable}")
+
+
+def _fail(status: int, text: str) -> NoReturn:
+    """End the process with a sentence."""
+    sys.stderr.write(f"codelength: {text}\n")
+    sys.exit(status)
+
+
 def main() -> None:
     """Serve the wire; CODELENGTH_WIRE_HOST, _PORT, _COUNTS_PORT and _UPSTREAM (`host:port`) configure it."""
     environment = os.environ
     host = environment.get("CODELENGTH_WIRE_HOST", "127.0.0.1")
-    upstream_host, _, upstream_port = environment.get("CODELENGTH_WIRE_UPSTREAM", "127.0.0.1:8002").rpartition(":")
+    upstream = environment.get("CODELENGTH_WIRE_UPSTREAM", "127.0.0.1:8002")
+    upstream_host, _, upstream_port = upstream.rpartition(":")
+    if not upstream_host or not upstream_port.isdecimal():
+        _fail(USAGE, f"CODELENGTH_WIRE_UPSTREAM: {upstream!r} is not host:port")
     inherited = environment.get("CODELENGTH_WIRE_LISTEN_FDS")
     if inherited:
         relay_socket, counts_socket = (socket.socket(fileno=int(number)) for number in inherited.split(","))
     else:
-        relay_socket = socket.create_server((host, int(environment.get("CODELENGTH_WIRE_PORT", "8003"))))
-        counts_socket = socket.create_server((host, int(environment.get("CODELENGTH_WIRE_COUNTS_PORT", "8004"))))
+        relay_socket = _listen(host, "CODELENGTH_WIRE_PORT", "8003")
+        counts_socket = _listen(host, "CODELENGTH_WIRE_COUNTS_PORT", "8004")
     relay = Relay(upstream_host, int(upstream_port))
     print(f"the wire carries {_address(relay_socket.getsockname())} to {upstream_host}:{upstream_port}", file=sys.stderr)  # noqa: T201
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

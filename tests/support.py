@@ -11,7 +11,35 @@ from shared.code.codec import Decoder, Encoder
 from shared.code.compiled import kernel
 from shared.code.models import PRESETS
 from shared.code.models.base import Predictor
+from shared.code.spec import NETWORKS, CodeSpec
 from shared.code.vocabulary import dataset_digest, from_tokens
+
+STATISTICAL = tuple(name for name, one in PRESETS.items() if not isinstance(one.model, NETWORKS))
+"""Presets cheap enough for heavy fuzzing; networks are fuzzed small, see `SMALL_NETWORKS`."""
+NETWORK_PRESETS = tuple(name for name in PRESETS if name not in STATISTICAL)
+
+SMALL_NETWORKS = {
+    "recurrent": {"kind": "recurrent", "layers": 2, "width": 16, "hidden": 24, "tables": {"bits": 8}},
+    "transformer": {
+        "kind": "transformer",
+        "layers": 2,
+        "width": 16,
+        "hidden": 24,
+        "taps": 3,
+        "heads": 2,
+        "context": 7,
+        "tables": None,
+    },
+    "transformer-tables": {"kind": "transformer", "width": 16, "taps": 1, "heads": 4, "context": 0, "tables": {"bits": 8}},
+}
+"""Network models that cost milliseconds: every kind of layer, with tables and without."""
+
+
+def small(name, m=256, **fields) -> CodeSpec:
+    """A spec of a small network over m tokens (256: octets)."""
+    vocabulary = {"kind": "bytes"} if m == 256 else {"kind": "ids", "size": m}
+    sizes = {"block_tokens": 100, "segment_tokens": 5, "streams": 3}
+    return CodeSpec.from_fields({"vocabulary": vocabulary, "model": SMALL_NETWORKS[name], **sizes, **fields})
 
 
 def small_model(name):

@@ -7,7 +7,9 @@
     │   └── VocabularyError
     ├── CodecError                      coding cannot go on
     │   ├── StateError
-    │   └── CorruptCodeError
+    │   ├── CorruptCodeError
+    │   ├── NonPortableOperation        other machines would compute other bits
+    │   └── MachineError                this machine does not compute f exactly
     └── ChannelError                    the conversation cannot go on
         ├── LocalProtocolError          our side tried what the protocol forbids
         ├── RemoteProtocolError         the peer did
@@ -40,6 +42,8 @@ from shared.code.errors import (
     CodelengthError,
     CorruptCodeError,
     InputError,
+    MachineError,
+    NonPortableOperation,
     SpecError,
     StateError,
     UnknownPresetError,
@@ -263,6 +267,8 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     CodecError: Description("codec", 4010, 500),
     StateError: Description("invalid-state", 4011, 500),
     CorruptCodeError: Description("corrupt-code", 4012, 500),
+    NonPortableOperation: Description("non-portable-operation", 4013, 500),
+    MachineError: Description("inexact-machine", 4014, 500),
     ChannelError: Description("channel", 4020, 502),
     LocalProtocolError: Description("local-protocol-error", 1011, 500),
     RemoteProtocolError: Description("protocol-error", 4021, 502),

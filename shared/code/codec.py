@@ -84,6 +84,11 @@ class _Codec:
         """k: segments the predictor has learned from."""
         return self._predictor.steps
 
+    @property
+    def max_decisions(self) -> int:
+        """Upper bound of coder decisions in one row of B tokens."""
+        return self._predictor.max_decisions
+
     def check(self, *, with_digest: bool) -> Check:
         """Describe the block just finished; starts the next CRC."""
         digest = self._predictor.digest() if with_digest else None

@@ -33,7 +33,7 @@ class UnknownPresetError(InputError):
         self.known = known
 
     def __str__(self) -> str:
-        return f"no preset is called {self.name!r}; there are {', '.join(self.known)}"
+        return f"no preset is called {self.name[:64]!r}; there are {', '.join(self.known)}"
 
 
 class VocabularyError(InputError):
@@ -72,3 +72,26 @@ class CorruptCodeError(CodecError):
 
     def __str__(self) -> str:
         return f"the code is damaged at or before token {self.position}"
+
+
+class NonPortableOperation(CodecError):  # noqa: N818 - an operation, refused
+    """An operation that can give other bits on another machine was about to influence a probability."""
+
+    def __init__(self, operation: str, way: str) -> None:
+        super().__init__(operation, way)
+        self.operation = operation
+        self.way = way
+
+    def __str__(self) -> str:
+        return f"{self.operation} can give other bits on another machine; the lawful way: {self.way}"
+
+
+class MachineError(CodecError):
+    """The machine, as it is set up, does not compute f exactly."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

@@ -32,12 +32,17 @@ class FBits:
         return self.spec + self.source + self.assets
 
 
+def source_module(spec: CodeSpec) -> str:
+    """The module of f that a spec's code begins with, beside the codec; specs that share it share the source of f."""
+    return f"{_PACKAGE}.models.{'native' if spec.numerics == 'native' else spec.model.kind}"
+
+
 def required_modules(spec: CodeSpec, sources: Mapping[str, bytes]) -> tuple[str, ...]:
     """Names of the modules that this spec's code needs, sorted.
 
     sources: module name (`shared.code.codec`; a package under its own name) to source text. Raises `KeyError` if one lacks.
     """
-    wanted = [f"{_PACKAGE}.codec", f"{_PACKAGE}.models.{spec.model.kind}"]
+    wanted = [f"{_PACKAGE}.codec", source_module(spec)]
     found: set[str] = set()
     while wanted:
         name = wanted.pop()

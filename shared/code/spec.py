@@ -16,6 +16,7 @@ from shared.code.errors import SpecError
 
 FORMAT = 1
 MAX_SPEC_BYTES = 64 * 1024
+MAX_SEGMENT_ROWS = 1 << 20
 
 
 class _Part(BaseModel):
@@ -93,20 +94,103 @@ class MixingModel(_Part):
         return (self.table_mebibytes << 20) + (5 << self.history_bits) + (11 << 20)
 
 
-Model = Annotated[UniformModel | FrequencyModel | NgramModel | MixingModel, Field(discriminator="kind")]
+class Tables(_Part):
+    """n-gram logit tables and a match beside a network's logits."""
+
+    bits: int = Field(default=16, ge=8, le=22, description="log2 of the 256-byte rows of each of the tables")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of all tables, the history and the match's places."""
+        return 7 * (256 << self.bits) + (1 << 25)
+
+
+class _Network(_Part):
+    """What the networks have in common: residual layers of `width`, each mixing positions and then, with `hidden`, widths."""
+
+    layers: int = Field(default=1, ge=1, le=64)
+    width: int = Field(default=128, ge=8, le=8192, multiple_of=8)
+    hidden: int = Field(default=0, ge=0, le=32_768, multiple_of=8, description="width of the perceptron after each; 0 for none")
+    taps: int = Field(default=2, ge=1, le=8, description="positions side by side at each layer's input")
+    tables: Tables | None = Tables()
+    seed: int = Field(default=1, ge=0, lt=1 << 20)
+
+    def parameters(self, vocabulary_size: int) -> int:
+        """The number of trained weights of the network, without tables."""
+        mixing = (3 * self.taps + 1) * self.width**2 + self.width
+        return 2 * vocabulary_size * self.width + self.layers * (mixing + 2 * self.width * self.hidden)
+
+    def row_bytes(self, vocabulary_size: int) -> int:
+        """What a segment's activations, gradients and the products in hand take for each of its rows."""
+        kept = self.layers * ((64 + 4 * self.taps) * self.width + 16 * self.hidden)
+        in_hand = (128 + 32 * self.taps) * self.width + 40 * self.hidden
+        return kept + in_hand + 40 * vocabulary_size
+
+    def memory_bytes(self, vocabulary_size: int, positions: int, streams: int) -> int:
+        """Upper bound of weights, moments, rounded copies, activations and tables (tests/unit/test_code.py measures)."""
+        tables = self.tables.memory_bytes if self.tables else 0
+        rows = positions * streams
+        return 64 * self.parameters(vocabulary_size) + rows * self.row_bytes(vocabulary_size) + tables + (1 << 25)
+
+
+class RecurrentModel(_Network):
+    """Gated linear recurrences, trained online."""
+
+    kind: Literal["recurrent"] = "recurrent"
+
+
+class TransformerModel(_Network):
+    """A decoder-only transformer, trained online; each position attends to itself and the `context` before it."""
+
+    kind: Literal["transformer"] = "transformer"
+    heads: int = Field(default=4, ge=1, le=64)
+    context: int = Field(default=64, ge=0, le=4096)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % self.heads:
+            msg = f"{self.heads} heads do not divide a width of {self.width}"
+            raise ValueError(msg)
+        return self
+
+    def memory_bytes(self, vocabulary_size: int, positions: int, streams: int) -> int:
+        """Upper bound of weights, moments, rounded copies, activations, keys, values and tables."""
+        window = self.context + 1
+        weights = (2 * positions * streams + 32) * self.heads * window
+        cache = 8 * streams * (self.context + positions) * self.width
+        return (
+            super().memory_bytes(vocabulary_size, positions, streams) + self.layers * (weights + cache) + 12 * positions * window
+        )
+
+
+NETWORKS = (RecurrentModel, TransformerModel)
+
+Model = Annotated[
+    UniformModel | FrequencyModel | NgramModel | MixingModel | RecurrentModel | TransformerModel, Field(discriminator="kind")
+]
+
+
+class Adam(_Part):
+    """The networks' optimiser; numbers are in units of 2^-20."""
+
+    rate: int = Field(default=3200, ge=0, le=1 << 20)
+    decay: int = Field(default=1049, ge=0, le=1 << 20, description="the rate falls as 1 / √(1 + decay · k)")
+    beta1: int = Field(default=838_861, ge=0, lt=1 << 20)
+    beta2: int = Field(default=1_038_090, ge=0, lt=1 << 20)
 
 
 class OnlineTraining(_Part):
     """k grows while D is sent."""
 
     kind: Literal["online"] = "online"
+    optimizer: Adam = Adam()
 
 
 class CodeSpec(_Part):
     """The code f: structure, initialisation, training and coding order, in as much as they are parameters.
 
     block_tokens: tokens between two checks; segment_tokens: positions per training step; streams: B, the number of
-    places in a block that advance in lock step.
+    places in a block that advance in lock step. numerics: exact, the same bits on every machine, or native, plain float32.
     """
 
     format: Literal[1] = 1
@@ -116,11 +200,18 @@ class CodeSpec(_Part):
     block_tokens: int = Field(default=65_536, ge=1, le=1 << 24)
     segment_tokens: int = Field(default=4_096, ge=1, le=1 << 16)
     streams: int = Field(default=1, ge=1, le=1 << 12)
+    numerics: Literal["exact", "native"] = "exact"
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
-        if self.streams > 1:
+        if self.streams > 1 and not isinstance(self.model, NETWORKS):
             msg = f"a {self.model.kind} model codes one stream, not {self.streams}"
+            raise ValueError(msg)
+        if isinstance(self.model, NETWORKS) and self.segment_tokens * self.streams > MAX_SEGMENT_ROWS:
+            msg = f"a segment of {self.segment_tokens} × {self.streams} positions; at most {MAX_SEGMENT_ROWS} fit"
+            raise ValueError(msg)
+        if self.numerics == "native" and not isinstance(self.model, NETWORKS):
+            msg = f"a {self.model.kind} model has no native numerics: it is integers throughout"
             raise ValueError(msg)
         return self
 
@@ -132,7 +223,11 @@ class CodeSpec(_Part):
     @property
     def memory_bytes(self) -> int:
         """Upper bound of what a predictor and a codec of this spec hold, independent of n."""
-        return self.model.memory_bytes(self.vocabulary_size) + 16 * self.block_tokens + 256 * self.segment_tokens
+        if isinstance(self.model, NETWORKS):
+            model = self.model.memory_bytes(self.vocabulary_size, self.segment_tokens, self.streams)
+        else:
+            model = self.model.memory_bytes(self.vocabulary_size)
+        return model + 16 * self.block_tokens + 256 * self.segment_tokens
 
     def canonical_bytes(self) -> bytes:
         """The one serialisation of this spec, ASCII."""

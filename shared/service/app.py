@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
@@ -16,11 +17,12 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.channel.messages import VERSION
 from shared.code.errors import CodelengthError
 from shared.service.auth import require_token
-from shared.service.errors import MalformedRequestError, Problem, problem
+from shared.service.errors import MalformedRequestError, Problem, StorageFullError, is_full, problem
 from shared.service.examples import EVENT, EXAMPLES, METRICS
 from shared.service.kernels import package_version, runtime_fingerprint, sources_digest
 from shared.service.metrics import Metrics
@@ -31,6 +33,8 @@ from shared.service.settings import Settings
 from shared.service.store import Store
 
 logger = logging.getLogger("codelength.app")
+
+MAX_BODY_BYTES: Final = 1 << 20
 
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
@@ -72,6 +76,30 @@ class TransmissionList(BaseModel):
     """Transmissions, oldest first."""
 
     transmissions: list[Transmission]
+
+
+class _BodyLimit:
+    """Bodies are read into memory before they are judged, save a dataset's, which is streamed: they must not be large."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http" or scope["path"] == "/datasets":
+            await self._app(scope, receive, send)
+            return
+        size = 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                raise StarletteHTTPException(413, f"the request's body is over the limit of {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, limited, send)
 
 
 def services(request: Request) -> Services:
@@ -125,6 +153,7 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
         version=package_version(),
         lifespan=lifespan,
     )
+    app.add_middleware(_BodyLimit)
     app.state.settings = settings
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
 
@@ -135,16 +164,27 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
     @app.exception_handler(RequestValidationError)
     async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            why = first.get("ctx", {}).get("error", "")
+            return problem_response(MalformedRequestError(f"the body is not JSON: character {first['loc'][-1]}: {why}"))
         place = ".".join(str(part) for part in first["loc"])
         return problem_response(MalformedRequestError(f"{place}: {first['msg']}"))
 
     @app.exception_handler(StarletteHTTPException)
     async def _http(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
+        slug = {404: "not-found", 405: "method-not-allowed", 413: "limit-exceeded"}.get(error.status_code, "http")
         document = Problem(
             type=f"urn:codelength:problem:{slug}", title=str(error.detail), status=error.status_code, detail=str(error.detail)
         )
         return JSONResponse(document.model_dump(), error.status_code, error.headers, media_type="application/problem+json")
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.OperationalError)
+    async def _disk(_: Request, error: OSError | sqlite3.OperationalError) -> JSONResponse:
+        if is_full(error):
+            return problem_response(StorageFullError(f"{name}'s disk is full; make room, or delete datasets or transmissions"))
+        logger.error("a request failed", exc_info=error)
+        return problem_response(error)
 
     @app.exception_handler(Exception)
     async def _internal(_: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,9 @@ from typing import Final
 from shared.channel.errors import BadFrameError, DigestMismatchError, DivergedError, LimitError
 from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message
 from shared.code import codec
+from shared.code.arithmetic import BYTES_PER_DECISION
 from shared.code.codec import Decoder, Encoder
+from shared.code.errors import SpecError
 from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_tokens, token_width
@@ -22,8 +24,9 @@ from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_token
 DATA_BYTES: Final = 4096
 LATENCY_SECONDS: Final = 1.0
 DIGEST_EVERY_BLOCKS: Final = 16
-MAX_WAITING_BLOCKS: Final = 1 << 17
+MAX_WAITING_BLOCKS: Final = 1 << 16
 MAX_UNREAD_BYTES: Final = 1 << 20
+_REGISTER_BYTES: Final = 16  # more than a decoder's register, and what an encoder may hold back
 
 
 def read_blocks(read: Callable[[int], bytes], spec: CodeSpec) -> Iterator[Tokens]:
@@ -63,11 +66,16 @@ class TransmissionEncoder:
         self._clock = clock
         self._pending = bytearray()
         self._flushed_at = clock()
+        self._drained_bytes = 0
+        self._grown = (0, 0)  # the block in which z had last grown by Bob's lookahead, and the one before
+        self._grown_bytes = 0
+        self._lookahead_bytes = self.encoder.max_decisions * BYTES_PER_DECISION + _REGISTER_BYTES
 
     def messages(self) -> Iterator[Message | None]:
         """All messages from the first block to END; None after every segment, for the caller to do something else.
 
-        Raises `DigestMismatchError` if the blocks are not the dataset announced.
+        Raises `DigestMismatchError` if the blocks are not the dataset announced, `SpecError` if its blocks are so short, and so
+        predictable, that Bob would refuse to keep as many waiting for their code.
         """
         spec, encoder = self.encoder.spec, self.encoder
         digest = dataset_digest(spec.vocabulary)
@@ -77,7 +85,7 @@ class TransmissionEncoder:
                 yield Block(index=index, tokens=len(block))
             digest.update(from_tokens(block, spec.vocabulary))
             for _ in encoder.encode_block(block):
-                self._pending += encoder.drain()
+                self._drain(index)
                 self.seconds += self._clock() - started
                 yield from self._flush(final=False)
                 yield None
@@ -85,7 +93,7 @@ class TransmissionEncoder:
             with_digest = last or index % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1
             if last:
                 encoder.finish()
-                self._pending += encoder.drain()
+                self._drain(index)
             if with_digest:
                 yield from self._flush(final=True)
             check = encoder.check(with_digest=with_digest)
@@ -95,6 +103,17 @@ class TransmissionEncoder:
         if self._expected not in (None, self.sha256):
             raise DigestMismatchError(self._expected, self.sha256)
         yield End(tokens=encoder.position, sha256=bytes.fromhex(self.sha256), z_bits=encoder.z_bits)
+
+    def _drain(self, block: int) -> None:
+        part = self.encoder.drain()
+        self._pending += part
+        self._drained_bytes += len(part)
+        if self._drained_bytes >= self._grown_bytes + self._lookahead_bytes:
+            self._grown, self._grown_bytes = (block, self._grown[0]), self._drained_bytes
+        # Bob has decoded at least up to the older of both, give or take the blocks until the next DATA.
+        if block - self._grown[1] > MAX_WAITING_BLOCKS - 2 * DIGEST_EVERY_BLOCKS:
+            length = self.encoder.spec.block_tokens
+            raise SpecError(f"blocks of {length} tokens are too short for data that is so predictable; raise block_tokens")
 
     def _flush(self, *, final: bool) -> Iterator[Data]:
         now = self._clock()
@@ -146,6 +165,7 @@ class TransmissionDecoder:
         self._end: End | None = None
         self._z_bytes = 0
         self._last_byte = 0
+        self._starved = False  # whether decoding has stopped for want of z, and none has come since
         self._agreed = 0  # tokens before the last check that held
 
     def take(self, message: Message) -> None:
@@ -163,6 +183,7 @@ class TransmissionDecoder:
                 if self.decoder.unread_bytes > MAX_UNREAD_BYTES:
                     raise LimitError("bytes of z ahead of their block", self.decoder.unread_bytes, MAX_UNREAD_BYTES)
                 self.decoder.feed(z)
+                self._starved = False
             case Check():
                 self._open_block()
                 self._length_known = False
@@ -177,6 +198,7 @@ class TransmissionDecoder:
                     raise BadFrameError("the unused bits of z's last byte are not zero")
                 self._end = message
                 self.decoder.close(message.z_bits)
+                self._starved = False
             case _:
                 raise BadFrameError(f"{type(message).__name__.upper()} is no part of a dataset")
 
@@ -193,10 +215,13 @@ class TransmissionDecoder:
                     break
                 yield self._check(self._checks.popleft())
             elif decoder.in_block:
+                if self._starved:
+                    break
                 started = self._clock()
                 gained = decoder.decode()
                 self.seconds += self._clock() - started
                 if gained == 0:
+                    self._starved = True
                     break
                 yield None
             elif self._lengths:

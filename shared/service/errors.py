@@ -4,6 +4,8 @@
 of the services by their class.
 """
 
+import errno
+import sqlite3
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -114,6 +116,13 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the system says that a disk or a quota is full."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def slug_of(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from shared.channel.messages import MAX_DATA_BYTES, MAX_INTEGER, Check, End, Hel
 from shared.channel.stored import StoredReader, StoredWriter
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import from_tokens, token_width
+from shared.service.kernels import ready_for, runtime_fingerprint
 
 if TYPE_CHECKING:
     from shared.service.coding import TransmissionDecoder
@@ -59,6 +60,7 @@ def compress(
     """
     from shared.service.coding import TransmissionEncoder, read_blocks
 
+    ready_for(spec)
     writer, size, blocks = StoredWriter(), 0, 0
 
     def put(data: bytes) -> None:
@@ -208,7 +210,8 @@ def _fits(hello: Hello, spec: CodeSpec, room: int | None) -> None:
 
 def _decoder(spec: CodeSpec, hello: Hello, room: int | None) -> "TransmissionDecoder":
     from shared.service.coding import TransmissionDecoder
-    from shared.service.kernels import runtime_fingerprint
+
+    ready_for(spec)
 
     most = MAX_INTEGER if room is None else room // token_width(spec.vocabulary)
     ours = runtime_fingerprint()

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import shared.code
+from shared.code.spec import NETWORKS, CodeSpec
 
 PACKAGE = "shared.code"
 
@@ -52,7 +53,19 @@ def prepare_kernel_cache(directory: Path | None = None) -> Path:
     place = root / "numba" / sources_digest()
     place.mkdir(parents=True, exist_ok=True)
     os.environ["NUMBA_CACHE_DIR"] = str(place)
+    os.environ["NUMBA_DISABLE_INTEL_SVML"] = "1"  # where it is installed, its roots are not IEEE's
     return place
+
+
+def ready_for(spec: CodeSpec) -> None:
+    """Make this process ready to compute a spec: for a network, threads and the back end of its products.
+
+    Raises `MachineError` where this machine would not be exact.
+    """
+    if isinstance(spec.model, NETWORKS):
+        from shared.service.backends import prepare
+
+        prepare()
 
 
 def package_version() -> str:
@@ -73,5 +86,39 @@ def runtime_fingerprint() -> str:
         "numba": version("numba"),
         "numpy": version("numpy"),
         "python": platform.python_version(),
+        "threads": os.environ.get("CODELENGTH_WORKER_THREADS", "1"),
+        "torch": version("torch"),
+        "vectors": os.environ.get("ATEN_CPU_CAPABILITY") or _vector_instructions(),
     }
     return json.dumps(parts, sort_keys=True, separators=(",", ":"))
+
+
+def _vector_instructions() -> str:
+    """The widest instruction set that torch would choose here, as the kernel tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "unknown"
+    flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    return "avx512" if "avx512bw" in flags else "avx2" if "avx2" in flags else "default"
+
+
+def warning(spec: CodeSpec, ours: str, theirs: str) -> list[str]:
+    """What two runtimes' fingerprints say about a transmission under native numerics: nothing, or one sentence."""
+    if spec.numerics == "exact" or ours == theirs:
+        return []
+    one, other = json.loads(ours), _fields(theirs)
+    parts = [
+        f"{name} {one.get(name)} here, {other.get(name)} there"
+        for name in sorted({*one, *other})
+        if one.get(name) != other.get(name)
+    ]
+    return [f"native numerics on runtimes that differ ({'; '.join(parts)}): the models may diverge, a CHECK would then stop it"]
+
+
+def _fields(text: str) -> dict[str, object]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

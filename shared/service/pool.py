@@ -141,12 +141,19 @@ class WorkerPool:
     def __init__(self, settings: Settings) -> None:
         self._size = settings.max_concurrent
         cache = prepare_kernel_cache(settings.cache_directory)
-        self._environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._environment = {
+            **os.environ,
+            "CODELENGTH_PRODUCTS": settings.products,
+            "CODELENGTH_WORKER_THREADS": str(settings.worker_threads),
+            "NUMBA_CACHE_DIR": str(cache),
+            "NUMBA_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": str(settings.worker_threads),
+        }
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._all: set[Worker] = set()
         self._started = 0
         self.sources: dict[str, tuple[bytes, int]] = {}
-        """Model kind to f's coded source archive and its length in bits; known once a worker is warm."""
+        """Module of f to f's coded source archive and its length in bits; known once a worker is warm."""
 
     @property
     def warm(self) -> bool:

@@ -7,8 +7,9 @@ from pydantic import BaseModel, Field
 
 from shared.channel.ledger import DirectionLedger, Measure
 from shared.code.models import PRESETS, preset
-from shared.code.size import FBits
+from shared.code.size import FBits, archive, compress, source_module
 from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, Vocabulary
+from shared.service.kernels import code_sources
 
 State = Literal["queued", "running", "paused", "interrupted", "verified", "failed", "cancelled"]
 FINAL_STATES: Final = ("interrupted", "verified", "failed", "cancelled")
@@ -75,6 +76,7 @@ class Transmission(BaseModel):
     """One transmission as one side sees it. Bits are exact sums; rates are null where they are undefined.
 
     steps: k. nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
+    notes: what somebody should know who trusts the result, in sentences.
     """
 
     id: str
@@ -98,6 +100,7 @@ class Transmission(BaseModel):
     peak_memory_bytes: int | None = None
     reconstruction: Reconstruction = Field(default_factory=Reconstruction)
     error: dict[str, Any] | None = None
+    notes: list[str] = Field(default_factory=list)
     created_at: datetime = Field(default_factory=now)
     finished_at: datetime | None = None
 
@@ -131,9 +134,19 @@ class Code(BaseModel):
     summary: str
 
 
+def coded_sources() -> dict[str, tuple[bytes, int]]:
+    """By `source_module`, f's source archive, and the length of its code in bits."""
+    found: dict[str, tuple[bytes, int]] = {}
+    specs = [preset(name) for name in PRESETS]
+    for spec in [*specs, preset("recurrent").model_copy(update={"numerics": "native"})]:
+        if source_module(spec) not in found:
+            found[source_module(spec)] = compress(archive(spec, code_sources()))
+    return found
+
+
 def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]]) -> FBits:
     """|f| of a spec whose source archive has been coded."""
-    return FBits(spec=8 * len(spec.canonical_bytes()), source=sources[spec.model.kind][1], assets=0)
+    return FBits(spec=8 * len(spec.canonical_bytes()), source=sources[source_module(spec)][1], assets=0)
 
 
 def codes(sources: dict[str, tuple[bytes, int]]) -> list[Code]:

@@ -1,12 +1,16 @@
 """The transmissions of one service while it runs: live records, who waits for their changes, and the tasks that move them."""
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
 from shared.service.errors import ConflictError
 from shared.service.records import Transmission
 from shared.service.store import Store
+
+logger = logging.getLogger("codelength.registry")
 
 _SAVE_SECONDS: Final = 1.0
 
@@ -17,6 +21,7 @@ class Registry:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._live: dict[str, Transmission] = {}
+        self._unsaved: dict[str, Transmission] = {}  # newer than in the store
         self._changed: dict[str, asyncio.Event] = {}
         self._saved_at: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -29,11 +34,12 @@ class Registry:
 
     def get(self, identifier: str) -> Transmission:
         """The record as it is now. Raises `NotFoundError`."""
-        return self._live.get(identifier) or self.store.transmission(identifier)
+        return self._live.get(identifier) or self._unsaved.get(identifier) or self.store.transmission(identifier)
 
     def all(self) -> list[Transmission]:
         """Every record, oldest first."""
-        return [self._live.get(item.id, item) for item in self.store.transmissions()]
+        newer = {**self._unsaved, **self._live}
+        return [newer.get(item.id, item) for item in self.store.transmissions()]
 
     @property
     def unfinished(self) -> int:
@@ -45,7 +51,7 @@ class Registry:
         now = asyncio.get_running_loop().time()
         if save or transmission.settled or now - self._saved_at.get(transmission.id, 0) >= _SAVE_SECONDS:
             self._saved_at[transmission.id] = now
-            self.store.put_transmission(transmission)
+            self._save(transmission)
         event = self._changed.get(transmission.id)
         if event is not None:
             self._changed[transmission.id] = asyncio.Event()
@@ -53,6 +59,15 @@ class Registry:
         if transmission.settled:
             for known in (self._live, self._changed, self._saved_at):
                 known.pop(transmission.id, None)
+
+    def _save(self, transmission: Transmission) -> None:
+        """A full disk must not stop a transmission's end from being told: what cannot be saved is kept here."""
+        self._unsaved.pop(transmission.id, None)
+        try:
+            self.store.put_transmission(transmission)
+        except sqlite3.OperationalError as error:
+            logger.error("the record of transmission %s cannot be saved: %s", transmission.id, error)  # noqa: TRY400 - one line
+            self._unsaved[transmission.id] = transmission
 
     async def follow(self, identifier: str) -> AsyncIterator[Transmission]:
         """The record now and after every change, until it is settled. Raises `NotFoundError`."""
@@ -69,6 +84,7 @@ class Registry:
         if identifier in self._live:
             raise ConflictError(f"transmission {identifier} is {self._live[identifier].state}; cancel it first")
         self.store.delete_transmission(identifier)
+        self._unsaved.pop(identifier, None)
 
     def start(self, identifier: str, work: Coroutine[Any, Any, None]) -> None:
         """Run a transmission's work as a task."""

@@ -13,10 +13,12 @@ from shared.service.settings import Settings
 logger = logging.getLogger("codelength")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises `OSError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=128)
+def listen(settings: Settings, port: int) -> socket.socket:
+    """A listening TCP socket, or the one inherited. Raises `OSError`."""
+    if settings.listen_fd is not None:
+        return socket.socket(fileno=settings.listen_fd)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.create_server((settings.host, port), family=family, backlog=128)
     listening.set_inheritable(True)
     return listening
 
@@ -38,13 +40,9 @@ def configure(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-async def serve(name: str, app: ASGIApp, settings: Settings, default_port: int) -> None:
+async def serve(name: str, app: ASGIApp, settings: Settings, listening: socket.socket) -> None:
     """Serve until a signal asks to stop; says on standard error where."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if settings.listen_fd is not None:
-        listening = socket.socket(fileno=settings.listen_fd)
-    else:
-        listening = listen(settings.host, default_port if settings.port is None else settings.port)
     scheme = "https" if settings.tls_certificate else "http"
     host, port = listening.getsockname()[:2]
     logger.info("%s listens on %s://%s:%d", name, scheme, host, port)

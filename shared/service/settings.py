@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CODELENGTH_", frozen=True)
 
     host: str = "127.0.0.1"
-    port: int | None = Field(default=None, description="8001 for Alice and 8002 for Bob unless set")
+    port: int | None = Field(default=None, ge=0, le=65535, description="8001 for Alice and 8002 for Bob unless set")
     listen_fd: int | None = Field(default=None, description="an inherited listening socket, instead of host and port")
     state_directory: Path = Field(default_factory=_default_state_directory)
     cache_directory: Path = Field(default_factory=default_cache_directory)
@@ -33,9 +33,12 @@ class Settings(BaseSettings):
         default=None, description="whom Alice trusts to vouch for Bob, instead of the system's list"
     )
 
+    products: str = Field(default="auto", description="back end of exact products: auto, float64 or int8; all give the same bits")
+    worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's products")
+
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     max_tokens: int = Field(default=1 << 30, ge=1)
-    max_model_bytes: int = Field(default=1 << 30, ge=1)
+    max_model_bytes: int = Field(default=2 << 30, ge=1)
     max_concurrent: int = Field(default=2, ge=1, description="transmissions coded at once; one worker process each")
     max_queued: int = Field(default=64, ge=1)
     max_stored_bytes: int = Field(default=20 << 30, ge=1)

@@ -5,28 +5,34 @@
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from shared.service.kernels import prepare_kernel_cache
+from shared.service.kernels import prepare_kernel_cache, ready_for
 
 PATH: Final = Path(__file__).parent / "golden" / "presets.json"
 _SIZES: Final = (256, 1000, 1 << 20)
+_NETWORK_SIZES: Final = (256, 1000)
+_NETWORK_TOKENS: Final = 3_000
+_MADE_WITH: Final = "made with"
 
 
 def compute() -> dict[str, Any]:
     """Per preset and vocabulary size: the code's SHA-256, bits, cost units, CRC-32 and the state's digest."""
     from shared.code.codec import Encoder
     from shared.code.models import PRESETS, preset
-    from shared.code.spec import BytesVocabulary, IdsVocabulary
+    from shared.code.spec import NETWORKS, BytesVocabulary, IdsVocabulary
 
     out: dict[str, Any] = {}
     for name in PRESETS:
-        for size in _SIZES:
+        network = isinstance(preset(name).model, NETWORKS)
+        for size in _NETWORK_SIZES if network else _SIZES:
             spec = preset(name, BytesVocabulary() if size == 256 else IdsVocabulary(size=size))
-            tokens = _tokens(size)
+            ready_for(spec)
+            tokens = _tokens(size)[: _NETWORK_TOKENS if network else None]
             encoder = Encoder(spec)
             z = b"".join(encoder.drain() for _ in encoder.encode_block(tokens))
             bits = encoder.finish()
@@ -56,6 +62,13 @@ def _tokens(size: int) -> Any:
     return np.array(out, dtype=np.uint32)
 
 
+def golden() -> tuple[dict[str, Any], dict[str, str]]:
+    """The vectors as kept, and the versions of what made them."""
+    found = json.loads(PATH.read_text(encoding="ascii"))
+    return found, found.pop(_MADE_WITH)
+
+
 if __name__ == "__main__":
     prepare_kernel_cache()
-    PATH.write_text(json.dumps(compute(), indent=1) + "\n", encoding="ascii")
+    made_with = {name: version(name) for name in ("numba", "numpy", "torch")}
+    PATH.write_text(json.dumps({_MADE_WITH: made_with, **compute()}, indent=1) + "\n", encoding="ascii")

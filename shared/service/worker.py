@@ -24,11 +24,11 @@ from shared.channel.protocol import WINDOW_BYTES
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
-from shared.code.size import archive, compress
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Tokens, from_tokens
+from shared.service import backends
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
-from shared.service.kernels import code_sources
+from shared.service.records import coded_sources
 
 _LENGTH: Final = struct.Struct("<I")
 _BATCH_BYTES: Final = 1 << 15
@@ -94,7 +94,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The first thing a worker says, once it is warm. sources: model kind to f's coded source archive and its length in bits."""
+    """The first thing a worker says, once it is warm. sources: module of f to its coded source archive and its length in bits."""
 
     sources: dict[str, tuple[bytes, int]]
 
@@ -314,6 +314,7 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
 
 def warm() -> None:
     """Compile or load what every preset needs, in both directions."""
+    backends.prepare()
     for name in PRESETS:
         spec = preset(name, IdsVocabulary(size=300))
         tokens = np.arange(300, dtype=np.uint32)
@@ -334,10 +335,7 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print must not look like an answer
     sys.stdin.close()
     warm()
-    sources: dict[str, tuple[bytes, int]] = {
-        spec.model.kind: compress(archive(spec, code_sources())) for spec in map(preset, PRESETS)
-    }
-    pipe.send(Ready(sources=sources))
+    pipe.send(Ready(sources=coded_sources()))
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             job = pipe.receive(None)

@@ -1,6 +1,8 @@
 """Processes killed in the middle, a bit flipped on the wire, tokens missing: told clearly, nothing false kept."""
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -95,3 +97,27 @@ def test_token_is_asked_of_everyone():
 
         with Client(Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire), "secret") as client:
             assert client.transmit(client.post_octets(b"hello", "x")["id"], "uniform")["state"] == "verified"
+
+
+@pytest.mark.parametrize(
+    ("who", "status", "said"),
+    [("alice", 3, "Alice went away"), ("bob", 1, "interrupted: the peer is gone: the connection to Bob")],
+)
+def test_the_command_tells_who_went_away(own, tmp_path, who, status, said):
+    (tmp_path / "noise").write_bytes(NOISE)
+    urls = ["--alice", own.alice, "--bob", own.bob, "--wire", own.wire]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", "transmit", str(tmp_path / "noise"), *urls],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 40
+    while not any(under_way(record) for record in httpx.get(f"{own.bob}/transmissions", trust_env=False).json()["transmissions"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    own.process(who).send_signal(signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert said in err
+    assert "Traceback" not in err

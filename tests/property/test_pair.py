@@ -12,12 +12,12 @@ from shared.channel.messages import Accept, Data, Hello, Parser
 from shared.channel.protocol import Channel
 from shared.channel.states import Role
 from shared.code.errors import CodelengthError
-from shared.code.models import PRESETS
 from shared.code.spec import CodeSpec
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
-from tests.support import carry, identity, pair, small_model
+from tests.support import SMALL_NETWORKS, STATISTICAL, carry, identity, pair, small, small_model
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+FEWER = settings(SETTINGS, max_examples=12)  # of networks
 
 
 def cutter(cuts):
@@ -62,14 +62,17 @@ def transmit(spec, tokens, cut, damage=None, out=None):
     return np.concatenate(out) if out else np.zeros(0, np.uint32)
 
 
+CUTS = st.lists(st.integers(0, 1 << 20), max_size=8)
+
+
 @SETTINGS
 @given(
-    name=st.sampled_from(list(PRESETS)),
+    name=st.sampled_from(STATISTICAL),
     m=st.sampled_from([1, 2, 7, 256, 300, 70_000]),
     data=st.lists(st.integers(0, 1 << 30), max_size=300),
     block=st.integers(1, 100),
     segment=st.integers(1, 40),
-    cuts=st.lists(st.integers(0, 1 << 20), max_size=8),
+    cuts=CUTS,
 )
 def test_split_anywhere(name, m, data, block, segment, cuts):
     spec = CodeSpec.from_fields(
@@ -80,16 +83,45 @@ def test_split_anywhere(name, m, data, block, segment, cuts):
         assert np.array_equal(transmit(spec, tokens, cut), tokens)
 
 
-@SETTINGS
-@given(name=st.sampled_from(list(PRESETS)), place=st.integers(0, 1 << 16), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_found_and_nothing_false_is_delivered(name, place, bit):
-    spec = CodeSpec.from_fields({"model": small_model(name), "block_tokens": 400, "segment_tokens": 50})
-    tokens = np.frombuffer(b"to be or not to be, that is the question " * 30, dtype=np.uint8).astype(np.uint32)
+@pytest.mark.parametrize("m", [1, 2, 300, 70_000])
+@FEWER
+@given(
+    name=st.sampled_from(list(SMALL_NETWORKS)),
+    data=st.data(),
+    block=st.integers(1, 100),
+    segment=st.integers(1, 12),
+    streams=st.integers(1, 9),
+    cuts=CUTS,
+)
+def test_split_anywhere_with_a_network(m, name, data, block, segment, streams, cuts):
+    """Also blocks shorter than the number of streams, and data of one token or none."""
+    found = data.draw(st.lists(st.integers(0, 1 << 30), max_size=100 if m < 1000 else 12), label="tokens")
+    tokens = np.array([x % m for x in found], dtype=np.uint32)
+    spec = small(name, m, block_tokens=block, segment_tokens=segment, streams=streams)
+    for cut in (cutter(cuts), single) if m < 1000 else (cutter(cuts),):
+        assert np.array_equal(transmit(spec, tokens, cut), tokens)
+
+
+def damaged(spec, place, bit, repeats=30):
+    """One flipped bit: an error, and nothing false before it."""
+    tokens = np.frombuffer(b"to be or not to be, that is the question " * repeats, dtype=np.uint8).astype(np.uint32)
     delivered = []
     with pytest.raises(CodelengthError):
         transmit(spec, tokens, cutter([]), damage=(place, bit), out=delivered)
     found = np.concatenate([*delivered, np.zeros(0, np.uint32)])
     assert np.array_equal(found, tokens[: len(found)])
+
+
+@SETTINGS
+@given(name=st.sampled_from(STATISTICAL), place=st.integers(0, 1 << 16), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found_and_nothing_false_is_delivered(name, place, bit):
+    damaged(CodeSpec.from_fields({"model": small_model(name), "block_tokens": 400, "segment_tokens": 50}), place, bit)
+
+
+@FEWER
+@given(name=st.sampled_from(list(SMALL_NETWORKS)), place=st.integers(0, 1 << 16), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found_by_a_network(name, place, bit):
+    damaged(small(name), place, bit, repeats=6)
 
 
 @SETTINGS

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from shared.channel.errors import ChannelError, TruncatedError
 from shared.channel.stored import StoredReader
-from shared.code.errors import CodelengthError
-from shared.code.models import PRESETS, preset
+from shared.code.errors import CodelengthError, SpecError
+from shared.code.models import preset
 from shared.code.spec import CodeSpec
-from shared.service import filing
-from tests.support import small_model
+from shared.service import coding, filing
+from tests.support import SMALL_NETWORKS, STATISTICAL, small, small_model
 
 TEXT = b"to be or not to be, that is the question: " * 12
 SPEC = CodeSpec.from_fields({"model": {"kind": "frequency"}, "block_tokens": 200, "segment_tokens": 50})
@@ -74,19 +74,35 @@ def test_every_truncation_is_told():
             filing.scan(io.BytesIO(GOOD[:size]).read)
 
 
+def goes_in_and_comes_out(data, spec):
+    content = stored(data, spec)
+    assert back(content) == data
+    (one,) = filing.scan(io.BytesIO(content).read)
+    assert (one.bytes, one.file_bytes) == (len(data), len(content))
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    name=st.sampled_from(list(PRESETS)),
+    name=st.sampled_from(STATISTICAL),
     data=st.binary(max_size=600),
     block=st.integers(1, 300),
     segment=st.integers(1, 100),
 )
 def test_what_goes_in_comes_out(name, data, block, segment):
     spec = CodeSpec.from_fields({"model": small_model(name), "block_tokens": block, "segment_tokens": segment})
-    content = stored(data, spec)
-    assert back(content) == data
-    (one,) = filing.scan(io.BytesIO(content).read)
-    assert (one.bytes, one.file_bytes) == (len(data), len(content))
+    goes_in_and_comes_out(data, spec)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(list(SMALL_NETWORKS)),
+    data=st.binary(max_size=200),
+    block=st.integers(1, 300),
+    segment=st.integers(1, 20),
+    streams=st.integers(1, 20),
+)
+def test_what_goes_into_a_network_comes_out(name, data, block, segment, streams):
+    goes_in_and_comes_out(data, small(name, block_tokens=block, segment_tokens=segment, streams=streams))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -115,3 +131,21 @@ def test_long_data_keeps_its_blocks_together():
     assert back(content) == data
     kinds = [type(message).__name__ for message, _ in read([content])]
     assert kinds.count("Data") == 1
+
+
+@pytest.mark.parametrize("kind", ["uniform", "frequency", "ngram"])
+@pytest.mark.parametrize("m", [1, 2, 256])
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_what_is_written_can_be_read_however_short_its_blocks_are(monkeypatch, kind, m, length):
+    """A decoder keeps a bounded number of blocks waiting for their code; an encoder must not ask more of it."""
+    monkeypatch.setattr(coding, "MAX_WAITING_BLOCKS", 100)
+    spec = CodeSpec.from_fields({"model": {"kind": kind}, "vocabulary": {"kind": "ids", "size": m}, "block_tokens": length})
+    for blocks in (20, 400, 3000 // length):
+        try:
+            content = stored(bytes(length * blocks), spec)
+        except SpecError:
+            assert blocks > 30
+        else:
+            assert back(content) == bytes(length * blocks)
+    with pytest.raises(SpecError, match="raise block_tokens"):
+        stored(bytes(400), CodeSpec.from_fields({"model": {"kind": "ngram"}, "block_tokens": 1}))

@@ -17,7 +17,7 @@ from shared.code.size import archive, compress, measure_f, required_modules
 from shared.code.spec import MAX_SPEC_BYTES, CodeSpec, FrequencyModel, IdsVocabulary, NgramModel, UniformModel
 from shared.code.vocabulary import from_tokens, to_tokens
 from shared.service.kernels import code_sources
-from tests.support import EightDecisions, decode, encode
+from tests.support import NETWORK_PRESETS, SMALL_NETWORKS, STATISTICAL, EightDecisions, decode, encode, small
 
 TEXT = (b"the quick brown fox jumps over the lazy dog; " * 300)[:9000]
 
@@ -44,6 +44,46 @@ def test_round_trip_and_checks(kind, m, chunk):
     assert bits <= information * 1.00005 + 64
     if m == 1:
         assert (bits, units) == (0, 0)
+
+
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
+@pytest.mark.parametrize(
+    ("m", "count", "fields"),
+    [
+        (1, 40, {}),
+        (2, 150, {}),
+        (256, 110, {"streams": 1}),
+        (300, 110, {"segment_tokens": 1}),
+        (300, 7, {"streams": 16, "segment_tokens": 16}),  # shorter than a row of the streams, and than a segment
+        (300, 1, {}),
+        (65_536, 12, {}),
+        (70_000, 5, {"block_tokens": 2}),  # blocks of fewer tokens than streams
+    ],
+)
+def test_round_trip_of_networks(name, m, count, fields):
+    tokens = np.minimum(np.random.default_rng(m).geometric(0.05, count), m - 1).astype(np.uint32)
+    tokens[-1] = m - 1
+    spec = small(name, m, **fields)
+    z, bits, units, checks = encode(spec, tokens)
+    for chunk in (1, 4096):
+        found, theirs = decode(spec, z, bits, len(tokens), chunk)
+        assert np.array_equal(found, tokens)
+        assert checks == theirs
+    assert units / (1 << 24) - 16 <= bits <= units / (1 << 24) + 64
+    if m == 1:
+        assert (bits, units) == (0, 0)
+
+
+@pytest.mark.parametrize("name", NETWORK_PRESETS)
+@pytest.mark.parametrize("m", [1, 65_536])
+def test_network_presets_at_the_ends_of_their_vocabularies(name, m):
+    spec = preset(name, IdsVocabulary(size=m))
+    tokens = np.array([0, m - 1, m // 2, min(1, m - 1)], dtype=np.uint32)
+    z, bits, units, checks = encode(spec, tokens)
+    found, theirs = decode(spec, z, bits, len(tokens), 4096)
+    assert np.array_equal(found, tokens)
+    assert checks == theirs
+    assert units >> 24 >= (math.log2(m) - 1) * len(tokens)  # p^(0) is uniform
 
 
 def test_krichevsky_trofimov_exactly():
@@ -74,7 +114,7 @@ def test_ngram_gains_from_every_order_on_text(order):
 
 def test_presets_rank_on_text():
     tokens = to_tokens(TEXT, preset("ngram").vocabulary)
-    sizes = {name: encode(preset(name), tokens)[1] for name in PRESETS}
+    sizes = {name: encode(preset(name), tokens)[1] for name in STATISTICAL}
     assert sizes["ngram"] < sizes["frequency"] < sizes["uniform"] == 8 * len(TEXT)
 
 
@@ -93,9 +133,10 @@ def test_eight_binary_decisions_a_token_in_streams(monkeypatch):
         assert abs(bits - units / (1 << 24)) < 64
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*STATISTICAL, *(f"small {name}" for name in SMALL_NETWORKS)])
 def test_state_restores_in_the_middle(name):
-    spec = preset(name).model_copy(update={"block_tokens": 512})
+    spec = small(name.removeprefix("small ")) if name.startswith("small ") else preset(name)
+    spec = spec.model_copy(update={"block_tokens": 512})
     tokens = to_tokens(TEXT[:2048], spec.vocabulary)
     one = Encoder(spec)
     for start in (0, 512):
@@ -198,14 +239,70 @@ def test_bad_specs(data, text):
 
 
 def test_unknown_preset_names_the_known():
-    with pytest.raises(UnknownPresetError, match="uniform, frequency, ngram"):
+    with pytest.raises(UnknownPresetError, match=", ".join(PRESETS)):
         preset("zip")
 
 
+_GROWS = """
+import os, sys
+import numpy as np
+from shared.service.kernels import ready_for
+from shared.service.worker import peak_memory_bytes, reset_peak_memory
+from shared.code.spec import CodeSpec
+from tests.support import SMALL_NETWORKS, decode, encode, small
+
+def code(spec, back):
+    tokens = np.arange(spec.segment_tokens * spec.streams * 2 + 1, dtype=np.uint32) % spec.vocabulary_size
+    before = peak_memory_bytes()
+    z, bits, _, _ = encode(spec, tokens)
+    if back:
+        before = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        reset_peak_memory()
+        decode(spec, z, bits, len(tokens), 4096)
+    return peak_memory_bytes() - before
+
+for name in SMALL_NETWORKS:
+    ready_for(small(name))
+    for streams in (1, 3):  # kernels are compiled for both layouts, and libraries loaded
+        code(small(name, streams=streams), True)
+for line in sys.stdin.read().splitlines():
+    spec = CodeSpec.parse(line.encode())
+    for back in (False, True):
+        if (child := os.fork()) == 0:  # another heap for each
+            reset_peak_memory()
+            print(spec.memory_bytes, code(spec, back), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+"""
+
+
 def test_memory_bound_holds():
-    for name in PRESETS:
+    """`memory_bytes` is an upper bound of what a process grows by, in either direction, and no wild one."""
+    for name in STATISTICAL:
         spec = preset(name)
         assert len(build(spec).state_bytes()) <= spec.model.memory_bytes(256) + 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory_bound_of_networks_holds():
+    wide = {"model": {"kind": "recurrent", "width": 512, "layers": 2, "hidden": 512, "tables": {"bits": 10}}}
+    deep = {"model": {"kind": "transformer", "width": 64, "layers": 6, "hidden": 128, "context": 512, "heads": 4, "tables": None}}
+    specs = [
+        *map(preset, NETWORK_PRESETS),
+        small("recurrent", 20_000),
+        preset("recurrent", IdsVocabulary(size=5_000)),
+        CodeSpec.from_fields({**wide, "segment_tokens": 32, "streams": 16}),
+        CodeSpec.from_fields({**deep, "segment_tokens": 64, "streams": 8}),
+    ]
+    lines = "\n".join(spec.canonical_bytes().decode() for spec in specs)
+    done = subprocess.run([sys.executable, "-c", _GROWS], input=lines, capture_output=True, text=True, check=True)
+    figures = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert len(figures) == 2 * len(specs)
+    for (bound, grown), spec in zip(figures, [spec for spec in specs for _ in range(2)], strict=True):
+        assert grown <= bound, spec.canonical_bytes()
+    for index, spec in enumerate(specs):
+        bound, grown = figures[2 * index][0], max(figures[2 * index][1], figures[2 * index + 1][1])
+        assert bound <= 8 * grown + (1 << 26), spec.canonical_bytes()
 
 
 def test_measured_f_is_the_code_that_runs():
@@ -227,13 +324,15 @@ _INSPECT = """
 import re
 import numpy as np
 from shared.code import arithmetic
-from shared.code.models import PRESETS, frequency, mixing, mixing_contexts, ngram, preset, uniform
-from tests.support import encode
+from importlib import import_module
+from shared.code.models import preset
+from tests.support import STATISTICAL, encode
 
 pattern = re.compile(r"= f(add|sub|mul|div|rem|cmp)\\b|\\b(sitofp|uitofp|fptosi|fptoui|fpext|fptrunc)\\b")
-for name in PRESETS:
+kinds = {preset(name).model.kind for name in STATISTICAL}
+for name in STATISTICAL:
     encode(preset(name), np.arange(200, dtype=np.uint32))
-for module in (arithmetic, uniform, frequency, ngram, mixing, mixing_contexts):
+for module in (arithmetic, *(import_module(f"shared.code.models.{kind}") for kind in (*sorted(kinds), "mixing_contexts"))):
     for name, thing in vars(module).items():
         if hasattr(thing, "inspect_llvm"):
             for code in thing.inspect_llvm().values():
@@ -242,7 +341,10 @@ for module in (arithmetic, uniform, frequency, ngram, mixing, mixing_contexts):
 
 
 def test_no_float_in_kernels(tmp_path):
-    """Exactness: not one floating point instruction in what numba made of the presets and the coder."""
+    """Exactness: not one floating point instruction in what numba made of the statistical presets and the coder.
+
+    Networks do compute with floats, by the law of docs/exactness.md: guard, lint, twins and crossings watch them.
+    """
     # A fresh cache: what numba loads from a cache cannot be inspected.
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", _INSPECT], env=environment, capture_output=True, text=True, check=True)

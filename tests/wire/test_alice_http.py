@@ -78,6 +78,22 @@ async def test_bad_transmissions(alice_app, body, status, problem):
     assert slug(answer) == (problem or slug(answer))
 
 
+async def test_bodies_that_are_no_requests(alice_app):
+    broken = await alice_app.post("/transmissions", content=b'{"dataset": ', headers={"Content-Type": "application/json"})
+    assert (broken.status_code, slug(broken)) == (422, "malformed-request")
+    assert "not JSON" in broken.json()["detail"]
+    long = await alice_app.post("/transmissions", json={"dataset": "0" * 64, "code": "x" * 5000})
+    assert len(long.text) < 1000
+
+    def body(size):
+        return b'{"dataset": "' + b"0" * 64 + b'", "code": "' + b"x" * (size - 91) + b'"}'
+
+    for size, status in ((1 << 20, 404), ((1 << 20) + 1, 413)):
+        answer = await alice_app.post("/transmissions", content=body(size), headers={"Content-Type": "application/json"})
+        assert (len(body(size)), answer.status_code) == (size, status)
+    assert slug(answer) == "limit-exceeded"
+
+
 async def test_unknown_things(alice_app):
     for path in ("/transmissions/" + "0" * 32, "/nothing", "/transmissions/x"):
         assert (await alice_app.get(path)).status_code in (404, 422)
@@ -96,3 +112,37 @@ async def test_bob_down_is_told(alice_app):
     assert record["error"]["type"].endswith("peer-lost")
     assert "cannot connect" in record["error"]["detail"]
     assert (await alice_app.delete(started.headers["location"])).status_code == 204
+
+
+async def test_a_full_disk_is_told(alice_app, monkeypatch):
+    """An upload, and the database: 507, and nothing is kept; a transmission that cannot be saved is told from memory."""
+    import errno
+    import sqlite3
+
+    from shared.service import store
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full_database(*_):
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "fsync", full)
+        answer = await alice_app.post("/datasets", content=b"x", headers=OCTETS)
+        assert (answer.status_code, slug(answer)) == (507, "storage-full")
+        assert "make room" in answer.json()["detail"]
+    assert (await alice_app.get("/datasets")).json()["datasets"] == []
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "_put", full_database)
+        answer = await alice_app.post("/datasets", content=b"x", headers=OCTETS)
+        assert (answer.status_code, slug(answer)) == (507, "storage-full")
+    held = (await alice_app.post("/datasets", content=b"x", headers=OCTETS)).json()["id"]
+    started = await alice_app.post("/transmissions", json={"dataset": held, "code": "uniform"})
+    monkeypatch.setattr(store.Store, "_put", full_database)
+    async with asyncio.timeout(20):
+        while (record := (await alice_app.get(started.headers["location"])).json())["state"] in ("queued", "running"):
+            await asyncio.sleep(0.02)
+    assert record["state"] == "interrupted"

@@ -12,6 +12,8 @@ from shared.code.spec import (
     MixingModel,
     Model,
     NgramModel,
+    RecurrentModel,
+    TransformerModel,
     UniformModel,
     Vocabulary,
 )
@@ -24,6 +26,8 @@ class Preset:
     name: str
     summary: str
     model: Model
+    segment_tokens: int = 4096
+    streams: int = 1
 
 
 PRESETS: dict[str, Preset] = {
@@ -38,6 +42,27 @@ PRESETS: dict[str, Preset] = {
             summary="the same with 36 kinds of context and more mixers",
             model=MixingModel(contexts=36, sets=12, table_mebibytes=448, match_minimum=6),
         ),
+        Preset(
+            name="recurrent",
+            summary="a gated recurrent network with n-gram logit tables, trained online, exact",
+            model=RecurrentModel(),
+            segment_tokens=32,
+            streams=16,
+        ),
+        Preset(
+            name="transformer",
+            summary="a decoder-only transformer, trained online, exact",
+            model=TransformerModel(hidden=256, taps=4, tables=None),
+            segment_tokens=16,
+            streams=16,
+        ),
+        Preset(
+            name="transformer-tables",
+            summary="a transformer with n-gram logit tables, trained online, exact",
+            model=TransformerModel(),
+            segment_tokens=16,
+            streams=16,
+        ),
     )
 }
 
@@ -46,7 +71,13 @@ def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
     """The spec of a preset over a vocabulary (octets if none is given). Raises `UnknownPresetError`."""
     if name not in PRESETS:
         raise UnknownPresetError(name, tuple(PRESETS))
-    return CodeSpec(vocabulary=vocabulary or BytesVocabulary(), model=PRESETS[name].model)
+    found = PRESETS[name]
+    return CodeSpec(
+        vocabulary=vocabulary or BytesVocabulary(),
+        model=found.model,
+        segment_tokens=found.segment_tokens,
+        streams=found.streams,
+    )
 
 
 def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) -> CodeSpec:
@@ -56,6 +87,10 @@ def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) ->
 
 def build(spec: CodeSpec) -> Predictor:
     """A fresh predictor, p^(0)."""
+    if spec.numerics == "native":
+        from shared.code.models.native import Native
+
+        return Native(spec)
     match spec.model:
         case UniformModel():
             from shared.code.models.uniform import Uniform
@@ -73,3 +108,11 @@ def build(spec: CodeSpec) -> Predictor:
             from shared.code.models.mixing import Mixing
 
             return Mixing(spec.vocabulary_size, model)
+        case RecurrentModel():
+            from shared.code.models.recurrent import Recurrent
+
+            return Recurrent(spec)
+        case TransformerModel():
+            from shared.code.models.transformer import Transformer
+
+            return Transformer(spec)

@@ -70,18 +70,23 @@ class Predictor(ABC):
         view = memoryview(data)
         if len(view) < 8:
             raise StateError("it is too short for a predictor")
-        position, found = 8, []
+        position, found = 8, {}
         for header, array in self._canonical():
             end = position + len(header) + array.nbytes
             if view[position : position + len(header)] != header or end > len(view):
                 raise StateError("it belongs to another predictor")
-            found.append(np.frombuffer(view[position + len(header) : end], dtype=array.dtype).reshape(array.shape))
+            name = header.split(b" ", 1)[0].decode()
+            found[name] = np.frombuffer(view[position + len(header) : end], dtype=array.dtype).reshape(array.shape)
             position = end
         if position != len(view):
             raise StateError("bytes follow its end")
-        for (_, live), saved in zip(sorted(self._arrays().items()), found, strict=True):
-            live[...] = saved
+        self._assign(found)
         (self.steps,) = struct.unpack("<Q", view[:8])
+
+    def _assign(self, saved: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put these values into the live arrays of the same names."""
+        for name, live in self._arrays().items():
+            live[...] = saved[name]
 
     def digest(self) -> bytes:
         """SHA-256 of `state_bytes`, 32 bytes, without building them."""

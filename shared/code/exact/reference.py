@@ -1,0 +1,430 @@
+"""The kernels of `fused` and `attention` once more, in torch operations on tensors of any device: the same bits.
+
+It is what `guard` and `trace` watch, what runs on a GPU, and the definition to read the fused kernels against. Only lawful
+operations (docs/exactness.md) stand here. Letters are those of `fused`; outputs are tensors, or views of them, written in
+place. A choice by `max` in a kernel is `where` here, so that −0 and NaN fare alike.
+"""
+
+import sys
+from functools import cache
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.code.exact.constants import (
+    ACTIVATION_BITS,
+    ACTIVATION_LIMIT,
+    EXP2,
+    EXPONENT_LIMIT,
+    FLUSH,
+    GRADIENT_BITS,
+    LARGEST_EXPONENT,
+    LOG2_E,
+    LOGIT_BITS,
+    POWERS,
+    SUM_BITS,
+    WEIGHT_CEILING,
+)
+
+_EPSILON: Final = 2.0**-20
+_ACTIVATION: Final = float(1 << ACTIVATION_BITS)
+_GATE_LIMIT: Final = 30.0
+_LOGIT_SCALE: Final = float(1 << LOGIT_BITS)
+_LOGIT_LIMIT: Final = float(1 << 22)
+_CLIPPED: Final = float(ACTIVATION_LIMIT >> ACTIVATION_BITS)
+_WEIGHT_BITS: Final = 14
+_SCORE_BITS: Final = 14
+_BIAS_BITS: Final = 30
+_BIAS_LIMIT: Final = float(1 << 40)
+_COEFFICIENTS: Final = [float(c) for c in EXP2]  # float32 numbers, exact as Python's
+_SMALL: Final = float(FLUSH)
+
+_device = torch.device("cpu")
+
+
+def place(device: str) -> None:
+    """Make arrays on this device from now on."""
+    global _device  # noqa: PLW0603 - a property of the machine
+    _device = torch.device(device)
+
+
+def zeros(shape: tuple[int, ...], kind: str) -> Tensor:
+    """A tensor of zeros; kind is a type's name."""
+    return torch.zeros(shape, dtype=getattr(torch, kind), device=_device)
+
+
+def from_numpy(array: Any) -> Tensor:
+    """A tensor with these contents."""
+    return torch.from_numpy(np.array(array)).to(_device)
+
+
+def to_numpy(array: Any) -> Any:
+    """The contents; shared where memory can be."""
+    return array.cpu().numpy() if isinstance(array, Tensor) else array
+
+
+def assign(array: Any, values: Any) -> None:
+    """The contents become `values`, a NumPy array."""
+    array[...] = from_numpy(values) if isinstance(array, Tensor) else values
+
+
+def shift(array: Tensor, rows: int, kept: int) -> None:
+    """The `kept` rows that begin at `rows` become the first."""
+    array[:kept] = array[rows : rows + kept].clone()
+
+
+def twin(module: ModuleType) -> ModuleType:
+    """Where this back end has the functions of a further module of kernels: here."""
+    del module
+    return sys.modules[__name__]
+
+
+@cache
+def _powers(device: torch.device) -> Tensor:
+    return torch.from_numpy(POWERS).to(device)
+
+
+def _power(e: Tensor) -> Tensor:
+    """2^e as float32, from a table."""
+    return _powers(e.device)[e + 126]
+
+
+def _exponent(x: Tensor) -> Tensor:
+    """The least e with |x| < 2^e, from the bit pattern, within ±60; int64."""
+    bits = x.view(torch.int32).to(torch.int64)
+    return (((bits >> 23) & 255) - 126).clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT)
+
+
+def _value(raw: Tensor, scale: float) -> Tensor:
+    """`float32` of raw · scale, scale a power of two."""
+    return (raw * scale).to(torch.float32)
+
+
+def _positive(x: Tensor) -> Tensor:
+    return torch.where(x < 0, torch.zeros_like(x), x)
+
+
+def _flushed(x: Tensor, size: Tensor) -> Tensor:
+    return torch.where(size >= _SMALL, x, torch.zeros_like(x))
+
+
+def exp(x: Tensor) -> Tensor:
+    """`e^x` for x ≤ 0, at least 2^-100."""
+    y = x * float(LOG2_E)
+    y = torch.where(y < -100.0, torch.full_like(y, -100.0), y)
+    whole = y.round()
+    f = y - whole
+    p = torch.full_like(f, _COEFFICIENTS[6])
+    for k in range(5, -1, -1):
+        p = p * f
+        p = p + _COEFFICIENTS[k]
+    return p * _power(whole.clamp(-100, 126).to(torch.int64))
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    e = exp(-x.abs().clamp(max=_GATE_LIMIT))
+    s = torch.ones_like(e) / (e + 1.0)
+    return torch.where(x >= 0, s, e * s)
+
+
+def _quantized(x: Tensor) -> Tensor:
+    """Activations as they enter a product, int16."""
+    return (x * _ACTIVATION).round().clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int16)
+
+
+def _integers(x: Tensor, up: Tensor, limit: float = 1 << SUM_BITS) -> Tensor:
+    """`x` · up rounded, int64, within ± limit."""
+    return (x * up).round().clamp(-limit, limit).to(torch.int64)
+
+
+def _width(x: Tensor) -> Tensor:
+    return torch.tensor(x.shape[-1], dtype=torch.float64, device=x.device)  # a tensor on the device: see `guard` on division
+
+
+def _root(x: Tensor) -> Tensor:
+    """√x of float64, correctly rounded: NumPy's is the processor's; torch takes MKL's on CPUs, wrong by an ulp at times."""
+    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else x.sqrt()
+
+
+def _inverse_rms(x: Tensor) -> Tensor:
+    """1 / √(mean square + 2^-20) of the rows […, H]; the squares are summed as integers."""
+    e = _exponent(x.abs().amax(-1))
+    q = _integers(x, _power(SUM_BITS - e)[..., None])
+    down = _power(e - SUM_BITS).to(torch.float64)
+    mean = (q * q).sum(-1).to(torch.float64) * down * down / _width(x)
+    root = _root(mean + _EPSILON)
+    return (torch.ones_like(root) / root).to(torch.float32)
+
+
+def _mean_product(a: Tensor, u: Tensor) -> Tensor:
+    """Σ a_i u_i / H of the rows, u rounded to activation units; summed as integers."""
+    e = _exponent(a.abs().amax(-1))
+    q = _integers(a, _power(SUM_BITS - e)[..., None])
+    total = (q * _quantized(u).to(torch.int64)).sum(-1)
+    down = _power(e - SUM_BITS - ACTIVATION_BITS).to(torch.float64)
+    return (total.to(torch.float64) * down / _width(a)).to(torch.float32)
+
+
+def gather(x: Tensor, table: Tensor, tokens: Tensor) -> None:
+    """`x[row]` = table[tokens[row]]."""
+    x[:] = table[tokens]
+
+
+def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor) -> None:
+    """`gradient[token]` = Σ dx over the rows with that token; gradient [m, H] is overwritten."""
+    e = _exponent(dx.abs().amax())
+    total = torch.zeros(gradient.shape, dtype=torch.int64, device=gradient.device)
+    total.index_add_(0, tokens, _integers(dx, _power(SUM_BITS - e)))
+    gradient[:] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
+
+
+def sum_rows(out: Tensor, values: Tensor) -> None:
+    """`out[0, i]` = Σ values[:, i]."""
+    e = _exponent(values.abs().amax())
+    total = _integers(values, _power(SUM_BITS - e)).sum(0)
+    out[0] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
+
+
+def quantize(out: Tensor, values: Tensor, bits: int) -> int:
+    """`out` = values · 2^(bits − e), rounded, with the least e ≤ 30 that bounds all of values by 2^e; returns e − bits."""
+    e = _exponent(values.abs().amax()).clamp(max=LARGEST_EXPONENT)
+    out[:] = _integers(values, _power(bits - e), 1 << bits).to(torch.int16)
+    return int(e) - bits
+
+
+def norm_taps(operand: Tensor, u: Tensor, r: Tensor, units: Tensor, x: Tensor, first: int, taps: int, streams: int) -> None:
+    """RMS norm of the rows x [N, H], side by side with those of the taps − 1 positions before; see `fused`."""
+    rows, width = x.shape
+    begin = (taps - 1) * streams + first
+    r[:] = _inverse_rms(x)
+    u[:] = x * r[:, None]
+    units[begin : begin + rows] = _quantized(u)
+    for tap in range(taps):
+        earlier = begin - tap * streams
+        operand[:, tap * width : (tap + 1) * width] = units[earlier : earlier + rows]
+
+
+def norm_taps_backward(dx: Tensor, raw: Tensor, scale: float, u: Tensor, r: Tensor, taps: int, streams: int) -> None:
+    """`dx` += the gradient of `norm_taps`; raw · scale [N, taps·H] is that of the operand. Earlier segments get none."""
+    rows, width = u.shape
+    d = _value(raw, scale)
+    du = d[:, :width].clone()
+    for tap in range(1, taps):
+        later = tap * streams
+        if later < rows:
+            du[: rows - later] += d[later:, tap * width : (tap + 1) * width]
+    mean = _mean_product(du, u)
+    dx += (du - u * mean[:, None]) * r[:, None]
+
+
+def add_product(x: Tensor, raw: Tensor, scale: float) -> None:
+    """`x` += raw · scale."""
+    x += _value(raw, scale)
+
+
+def integer_logits(out: Any, raw: Tensor, scale: float) -> None:
+    """Logits in units of 2^-16, within ±64."""
+    out[:] = (raw * scale * _LOGIT_SCALE).round().clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT).to(torch.int32)
+
+
+def relu_squared(out: Tensor, z: Tensor, raw: Tensor, scale: float) -> None:
+    """`z` = raw · scale; out = max(z, 0)² / 2, rounded for a product."""
+    z[:] = _value(raw, scale)
+    positive = _positive(z)
+    out[:] = _quantized(positive * positive * 0.5)
+
+
+def relu_squared_backward(dz: Tensor, raw: Tensor, scale: float, z: Tensor) -> None:
+    """The gradient dz = d · max(z, 0), d = raw · scale; 0 where the output was clipped."""
+    positive = _positive(z)
+    dz[:] = _value(raw, scale) * torch.where(positive * positive * 0.5 < _CLIPPED, positive, torch.zeros_like(positive))
+
+
+def gated_scan(
+    out: Tensor,
+    keep: Tensor,
+    candidate: Tensor,
+    gate: Tensor,
+    h: Tensor,
+    u: Tensor,
+    r: Tensor,
+    raw: Tensor,
+    scale: float,
+    bias: Tensor,
+    first: int,
+    streams: int,
+) -> None:
+    """The gated linear recurrence h_t = a_t h_{t-1} + (1 − a_t) c_t, its RMS norm, times silu(g_t); see `fused`."""
+    width, rows = len(bias), len(raw)
+    value = _value(raw, scale)
+    keep[:] = _sigmoid(value[:, :width] + bias)
+    candidate[:] = value[:, width : 2 * width]
+    gate[:] = value[:, 2 * width :]
+    taken = (torch.ones_like(keep) - keep) * candidate
+    for row in range(0, rows, streams):
+        here, part = first + row, slice(row, row + streams)
+        new = keep[part] * h[here : here + streams] + taken[part]
+        h[here + streams : here + 2 * streams] = _flushed(new, new.abs())
+    states = h[first + streams : first + streams + rows]
+    r[:] = _inverse_rms(states)
+    u[:] = states * r[:, None]
+    out[:] = _quantized(u * (gate * _sigmoid(gate)))
+
+
+def gated_scan_backward(
+    dz: Tensor,
+    raw: Tensor,
+    scale: float,
+    keep: Tensor,
+    candidate: Tensor,
+    gate: Tensor,
+    h: Tensor,
+    u: Tensor,
+    r: Tensor,
+    streams: int,
+) -> None:
+    """`dz` [N, 3H] from d = raw · scale [N, H], the gradient of `gated_scan`'s output; the state before the segment gets none."""
+    rows, width = u.shape
+    d = _value(raw, scale)
+    s = _sigmoid(gate)
+    du = d * (gate * s)
+    one = torch.ones_like(s)
+    dz[:, 2 * width :] = d * u * (s * (gate * (one - s) + 1.0))
+    mean = _mean_product(du, u)
+    dh = (du - u * mean[:, None]) * r[:, None]
+    carried = torch.zeros_like(u[:streams])
+    for row in range(rows - streams, -1, -streams):
+        part = slice(row, row + streams)
+        dh[part] += carried
+        carried = dh[part] * keep[part]
+    rest = one - keep
+    dz[:, :width] = dh * (h[:rows] - candidate) * (keep * rest)
+    dz[:, width : 2 * width] = dh * rest
+
+
+def adam(w: Tensor, m: Tensor, v: Tensor, raw: Tensor, scale: float, factors: Tensor) -> None:
+    """One step of Adam on w with the gradient raw · scale; see `fused` for the factors."""
+    keep1, take1, keep2, take2, up1, up2, epsilon, rate, most = factors.unbind()
+    g = _value(raw, scale)
+    first = keep1 * m + take1 * g
+    m[:] = _flushed(first, first.abs())
+    second = keep2 * v + take2 * (g * g)
+    v[:] = _flushed(second, second)
+    root = _root((v * up2).to(torch.float64)).to(torch.float32)
+    step = m * up1 / (root + epsilon)
+    step = torch.where(step < most, step, most)
+    step = torch.where(step > -most, step, -most)
+    value = w - rate * step
+    value = torch.where(value < WEIGHT_CEILING, value, float(WEIGHT_CEILING))
+    w[:] = torch.where(value > -WEIGHT_CEILING, value, -float(WEIGHT_CEILING))
+
+
+def _split(x: Tensor, dimension: int, *sizes: int) -> Tensor:
+    """One dimension as two."""
+    return torch.unflatten(x, dimension, sizes)
+
+
+def _windows(cache: Tensor, slots: Tensor, heads: int) -> Tensor:
+    """Of cache [B, C + T, H] what each position sees, int64 [B, t, C + 1, A, D]; slots [t, C + 1]."""
+    return _split(cache[:, slots].to(torch.int64), -1, heads, -1)
+
+
+def _slots(first: int, positions: int, context: int, device: torch.device) -> Tensor:
+    """Where in a cache the position j back lies, [t, C + 1]."""
+    t = torch.arange(first, first + positions, device=device)
+    return t[:, None] + context - torch.arange(context + 1, device=device)
+
+
+def _by_stream(rows: Tensor, streams: int, heads: int) -> Tensor:
+    """Rows [t·B, A·D] as [B, t, A, D]."""
+    return _split(_split(rows, 0, -1, streams), -1, heads, -1).transpose(0, 1)
+
+
+def _by_row(x: Tensor) -> Tensor:
+    """The way back, [t·B, A·D]."""
+    return x.transpose(0, 1).flatten(2).flatten(0, 1)
+
+
+def attend(
+    out: Tensor, u: Tensor, r: Tensor, queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor, raw: Tensor, scale: float,
+    bias: Tensor, factor: np.float32, first: int, streams: int, context: int, seen: int,
+) -> None:  # fmt: skip
+    """Causal attention over a window; see `attention`. Weights outside it are exact zeros before any sum."""
+    (rows, width), heads = out.shape, len(bias)
+    positions, begin = rows // streams, first // streams
+    value = _value(raw, scale)
+    lines = _split(value[:, : 2 * width], -1, 2 * heads, -1)  # q's heads, then k's
+    r[:] = _inverse_rms(lines)
+    u[:] = (lines * r[..., None]).flatten(1)
+    queries[:] = _quantized(u[:, :width])
+    place = slice(context + begin, context + begin + positions)
+    keys[:, place] = _split(_quantized(u[:, width:]), 0, -1, streams).transpose(0, 1)
+    values[:, place] = _split(_quantized(value[:, 2 * width :]), 0, -1, streams).transpose(0, 1)
+
+    slots = _slots(begin, positions, context, raw.device)
+    query = _by_stream(queries.to(torch.int64), streams, heads)
+    dots = (query[:, :, None] * _windows(keys, slots, heads)).sum(-1)  # [B, t, C + 1, A]
+    unit = float(factor) * 2.0**-ACTIVATION_BITS * 2.0**-ACTIVATION_BITS
+    scores = (dots.to(torch.float64) * unit).to(torch.float32) + bias.t()
+    visible = (slots >= context - seen)[..., None]
+    scores = torch.where(visible, scores, scores[:, :, :1])
+    e = exp(scores - scores.amax(2, keepdim=True))
+    weight = (e * float(1 << _WEIGHT_BITS)).round().to(torch.int64)
+    weight = torch.where(visible, weight, torch.zeros_like(weight))
+    weights[:] = weight.permute(1, 0, 3, 2).flatten(0, 1)
+    total = (weight[..., None] * _windows(values, slots, heads)).sum(2).to(torch.float64)
+    mean = total * 2.0**-ACTIVATION_BITS / weight.sum(2).to(torch.float64)[..., None]
+    out[:] = _by_row(_quantized(mean.to(torch.float32)))
+
+
+def attend_backward(
+    dz: Tensor, dbias: Tensor, raw: Tensor, scale: float, u: Tensor, r: Tensor, queries: Tensor, keys: Tensor, values: Tensor,
+    weights: Tensor, factor: np.float32, streams: int, context: int,
+) -> None:  # fmt: skip
+    """The gradient dz [N, 3H] and dbias [A, C + 1] from d = raw · scale [N, H], the gradient of `attend`'s output."""
+    (rows, width), heads = raw.shape, len(dbias)
+    slots = _slots(0, rows // streams, context, raw.device)
+    value = _value(raw, scale)
+    e = _exponent(value.abs().amax())
+    pair_down = _power(e - GRADIENT_BITS - ACTIVATION_BITS).to(torch.float64)
+    d = _by_stream(_integers(value, _power(GRADIENT_BITS - e), 1 << GRADIENT_BITS), streams, heads)[:, :, None]  # [B, t, 1, A, D]
+    weight = _split(weights.to(torch.int64), 0, -1, streams).permute(1, 0, 3, 2)  # [B, t, C + 1, A]
+    share = weight.to(torch.float32) / weight.sum(2, keepdim=True).to(torch.float32)
+    p = (share * float(1 << _WEIGHT_BITS)).round().to(torch.int64)
+    pairs = (d * _windows(values, slots, heads)).sum(-1)
+    pairs = torch.where(weight == 0, torch.zeros_like(pairs), pairs)
+    mixed = (p * pairs).sum(2, keepdim=True)
+    mean = (mixed.to(torch.float64) * (pair_down * 2.0**-_WEIGHT_BITS)).to(torch.float32)
+    ds = share * ((pairs.to(torch.float64) * pair_down).to(torch.float32) - mean)
+    steps = _integers(ds, torch.tensor(float(1 << _BIAS_BITS)), _BIAS_LIMIT)
+    dbias[:] = steps.sum((0, 1)).t().to(torch.float64) * 2.0**-_BIAS_BITS
+
+    e = _exponent(ds.abs().amax((1, 2), keepdim=True))  # [B, 1, 1, A]
+    q = _integers(ds, _power(_SCORE_BITS - e), 1 << _SCORE_BITS)[..., None]
+    down = _power(e - _SCORE_BITS - ACTIVATION_BITS).to(torch.float64)[:, 0, :, :, None]
+    dq = (q * _windows(keys, slots, heads)).sum(2)
+    dk = _to_slots(q * _by_stream(queries.to(torch.int64), streams, heads)[:, :, None], slots, context)
+    for part, sums in enumerate((dq, dk)):
+        line = (sums.to(torch.float64) * down).to(torch.float32) * float(factor)
+        unit = _by_stream(u[:, part * width : (part + 1) * width], streams, heads)
+        inverse = _split(r[:, part * heads : (part + 1) * heads], 0, -1, streams).transpose(0, 1)
+        back = (line - unit * _mean_product(line, unit)[..., None]) * inverse[..., None]
+        dz[:, part * width : (part + 1) * width] = _by_row(back)
+    dv = _to_slots(p[..., None] * d, slots, context)
+    down = _power(_exponent(value.abs().amax()) - GRADIENT_BITS - _WEIGHT_BITS)
+    dz[:, 2 * width :] = _by_row(dv.to(torch.float32) * down)
+
+
+def _to_slots(terms: Tensor, slots: Tensor, context: int) -> Tensor:
+    """Σ over who saw it of terms [B, t, C + 1, A, D], for each position of the segment: [B, t, A, D]; integers."""
+    total = torch.zeros_like(terms[:, :1, 0]).repeat(1, context + len(slots), 1, 1)
+    total.index_add_(1, slots.flatten(), terms.flatten(1, 2))
+    return total[:, context:]
+
+
+def slide(cache: Tensor, positions: int, context: int) -> None:
+    """The C positions that end the segment become those before the next one; cache [B, C + T, H]."""
+    cache[:, :context] = cache[:, positions : positions + context].clone()

@@ -1,0 +1,60 @@
+"""What computes a network on this machine: threads, and the back end of its products, timed here and checked by `products`.
+
+All back ends give the same integers (they are proven equal by tests), so the choice is a property of the machine and never of f.
+Two environment variables say what is wanted: CODELENGTH_PRODUCTS and CODELENGTH_WORKER_THREADS. torch is imported here, late.
+"""
+
+import os
+import time
+from functools import cache
+from typing import Final
+
+import torch
+
+from shared.code.errors import MachineError
+from shared.code.exact import fused, products
+
+_SHAPES: Final = ((256, 256, 384), (16, 256, 384))  # rows, inner and columns as the presets have them: a segment, and a position
+_SECONDS: Final = 0.03
+
+
+def prepare() -> dict[str, float]:
+    """Make this process ready for networks; returns seconds per segment of products of each back end that is exact here.
+
+    Raises `MachineError` where the processor flushes denormal numbers, or where the back end wanted is not exact.
+    """
+    torch.set_num_threads(int(os.environ.get("CODELENGTH_WORKER_THREADS", "1")))
+    check_denormals()
+    wanted = os.environ.get("CODELENGTH_PRODUCTS", "auto")
+    timings = _timings()
+    if wanted not in ("auto", *timings):
+        raise MachineError(f"the product back end {wanted!r} is not exact on this machine; {', '.join(timings)} are")
+    products.choose(min(timings, key=timings.__getitem__) if wanted == "auto" else wanted)
+    return dict(timings)
+
+
+@cache
+def _timings() -> dict[str, float]:
+    """Once per process: checking and timing takes half a second, and `ready_for` runs for every file."""
+    return {name: _seconds(products.BACKENDS[name]) for name in products.available()}
+
+
+def check_denormals() -> None:
+    """Raise `MachineError` if this thread's processor replaces denormal numbers by zero."""
+    if not fused.keeps_denormals() or float(torch.tensor(2.0**-126) * 0.5) == 0.0:
+        raise MachineError("the processor replaces denormal numbers by zero (flush-to-zero is on); f would not be exact")
+
+
+def _seconds(backend: products.Backend) -> float:
+    """Seconds of the products of one segment coded and trained on, by the fastest of several tries."""
+    total = 0.0
+    for rows, inner, columns in _SHAPES:
+        left = torch.ones((rows, inner), dtype=torch.int16)
+        right = backend(torch.ones((inner, columns), dtype=torch.int16))
+        best, until = float("inf"), time.perf_counter() + _SECONDS
+        while time.perf_counter() < until:
+            started = time.perf_counter()
+            right.times(left)
+            best = min(best, time.perf_counter() - started)
+        total += best * (1 if rows > 16 else 4)
+    return total

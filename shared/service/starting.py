@@ -1,0 +1,84 @@
+"""Starting a service as a process: settings from the environment, a port, directories to write to.
+
+What is wrong is said in one sentence; exit status 2 for settings that make no sense, 3 where the machine does not give what
+they ask for.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+from pydantic import ValidationError
+from starlette.types import ASGIApp
+
+from shared.service.kernels import prepare_kernel_cache
+from shared.service.settings import Settings
+
+USAGE: Final = 2
+UNAVAILABLE: Final = 3
+
+
+def run(name: str, load: Callable[[], Callable[[Settings], ASGIApp]], default_port: int) -> None:
+    """Serve until stopped. load: imports the application and returns what makes it; called once kernels have their place."""
+    settings = _settings()
+    _prepare(settings)
+    create_app = load()
+    from shared.service.server import listen, serve
+
+    port = default_port if settings.port is None else settings.port
+    try:
+        listening = listen(settings, port)
+    except OSError as error:
+        refuse(UNAVAILABLE, f"cannot listen on {settings.host}:{port}: {reason(error)}; set CODELENGTH_HOST and CODELENGTH_PORT")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(name, create_app(settings), settings, listening))
+
+
+def _settings() -> Settings:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = "_".join(("CODELENGTH", *(str(part).upper() for part in first["loc"])))
+        refuse(USAGE, f"{variable}: {first['msg']}" if first["loc"] else str(first["msg"]).removeprefix("Value error, "))
+    for variable, path in (
+        ("CERTIFICATE", settings.tls_certificate),
+        ("KEY", settings.tls_key),
+        ("AUTHORITY", settings.tls_authority),
+    ):
+        if path is not None and not path.is_file():
+            refuse(USAGE, f"CODELENGTH_TLS_{variable}: there is no file {path}")
+    return settings
+
+
+def _prepare(settings: Settings) -> None:
+    """Whatever the service will write to must be writable now, not when the first request comes."""
+    try:
+        prepare_kernel_cache(settings.cache_directory)  # before numba is imported
+    except OSError as error:
+        refuse(UNAVAILABLE, f"cannot write to {settings.cache_directory}: {reason(error)}; set CODELENGTH_CACHE_DIRECTORY")
+    try:
+        _try_to_write(settings.state_directory)
+    except OSError as error:
+        refuse(UNAVAILABLE, f"cannot write to {settings.state_directory}: {reason(error)}; set CODELENGTH_STATE_DIRECTORY")
+
+
+def _try_to_write(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    probe = directory / ".probe"
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
+def reason(error: Exception) -> str:
+    """Why the system refused, in its words."""
+    return str(getattr(error, "strerror", None) or error).partition(" (")[0].lower()
+
+
+def refuse(status: int, text: str) -> NoReturn:
+    """End the process with a sentence."""
+    sys.stderr.write(f"codelength: {text}\n")
+    sys.exit(status)

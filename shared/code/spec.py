@@ -78,6 +78,22 @@ class NgramModel(_Part):
         return (32 << self.table_bits) + (1 << 20)
 
 
+class MixingModel(_Part):
+    """Statistics of many contexts and the longest match, mixed by gated linear networks, one binary decision at a time."""
+
+    kind: Literal["mixing"] = "mixing"
+    contexts: int = Field(default=24, ge=1, le=36, description="how many of the list of contexts are used")
+    sets: int = Field(default=6, ge=1, le=12, description="mixers of the first layer")
+    table_mebibytes: int = Field(default=224, ge=1, le=2048)
+    history_bits: int = Field(default=22, ge=10, le=24, description="log2 of the tokens in which matches are found")
+    match_minimum: int = Field(default=5, ge=1, le=32, description="tokens of the shortest match")
+
+    def memory_bytes(self, vocabulary_size: int) -> int:
+        """Upper bound of the model's tables."""
+        del vocabulary_size
+        return (self.table_mebibytes << 20) + (5 << self.history_bits) + (11 << 20)
+
+
 class Tables(_Part):
     """n-gram logit tables and a match beside a network's logits."""
 
@@ -149,7 +165,9 @@ class TransformerModel(_Network):
 
 NETWORKS = (RecurrentModel, TransformerModel)
 
-Model = Annotated[UniformModel | FrequencyModel | NgramModel | RecurrentModel | TransformerModel, Field(discriminator="kind")]
+Model = Annotated[
+    UniformModel | FrequencyModel | NgramModel | MixingModel | RecurrentModel | TransformerModel, Field(discriminator="kind")
+]
 
 
 class Adam(_Part):

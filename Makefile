@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check check-long bench docs clean
+.PHONY: demo test check check-long check-torch check-gpu bench docs clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)           ## start Alice, the wire and Bob, transmit the sample with every preset
+demo: $(STAMP)           ## start Alice, the wire and Bob, transmit the sample
 	@$(BIN)/codelength demo
 
 check: $(STAMP)          ## linters and the import contracts
@@ -30,6 +30,15 @@ test: check              ## check, then the tests with branch coverage
 check-long: $(STAMP)     ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m long
 
+check-torch:             ## the golden vectors under another torch: make check-torch VERSION=2.12.0
+	@test -n "$(VERSION)" || { echo "say which: make check-torch VERSION=2.12.0"; exit 2; }
+	@test -x .venv-torch-$(VERSION)/bin/python || $(PYTHON) -m venv .venv-torch-$(VERSION)
+	@.venv-torch-$(VERSION)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(VERSION) numba numpy pydantic
+	.venv-torch-$(VERSION)/bin/python -m shared.service.vectors --check
+
+check-gpu: $(STAMP)      ## the golden vectors on CUDA, and Alice on it with Bob on the CPU; says so where there is none
+	$(BIN)/python -m pytest -q -rs tests/golden/test_gpu.py
+
 bench: $(STAMP)          ## measure; DATA=DIR names a directory of files, else the sample is used
 	$(BIN)/python -m benchmarks.run $(if $(DATA),--data $(DATA))
 
@@ -37,4 +46,4 @@ docs: $(STAMP)           ## rewrite the generated parts of docs/
 	$(BIN)/python -m harness.document docs/protocol.md
 
 clean:
-	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-torch-* build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -174,7 +174,7 @@ def explain(
 @app.command()
 def compress(
     names: Names = None,
-    code: Code = "ngram",
+    code: Code = "mixing",
     output: Output = None,
     to_stdout: ToStdout = False,
     force: Force = False,

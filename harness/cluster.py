@@ -21,11 +21,21 @@ class StartError(Exception):
 
 
 class Cluster:
-    """The three processes, as a context manager. URLs are attributes: `alice`, `bob`, `wire` (the counts)."""
+    """The three processes, as a context manager. URLs are attributes: `alice`, `bob`, `wire` (the counts).
 
-    def __init__(self, *, quiet: bool = True, environment: dict[str, str] | None = None) -> None:
+    environment: of all services. own: further variables of one, by its name.
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = True,
+        environment: dict[str, str] | None = None,
+        own: dict[str, dict[str, str]] | None = None,
+    ) -> None:
         self._quiet = quiet
         self._environment = environment or {}
+        self._own = own or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self.alice = self.bob = self.wire = ""
@@ -90,7 +100,7 @@ class Cluster:
         with (Path(self._directory.name) / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *arguments],
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **self._own.get(name, {})},
                 pass_fds=[one.fileno() for one in inherited],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -42,6 +42,12 @@ def small(name, m=256, **fields) -> CodeSpec:
     return CodeSpec.from_fields({"vocabulary": vocabulary, "model": SMALL_NETWORKS[name], **sizes, **fields})
 
 
+def small_model(name):
+    """The fields of a preset's model, with tables small enough to be made a thousand times."""
+    fields = PRESETS[name].model.model_dump()
+    return fields | {"table_mebibytes": 1} if "table_mebibytes" in fields else fields
+
+
 def encode(spec, tokens, predictor=None):
     """z, its bits, Σ −log2 p in units, and the checks."""
     encoder, out, checks = Encoder(spec, predictor), [], []

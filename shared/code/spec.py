@@ -16,6 +16,7 @@ from shared.code.errors import SpecError
 
 FORMAT = 1
 MAX_SPEC_BYTES = 64 * 1024
+MAX_SEGMENT_ROWS = 1 << 20
 
 
 class _Part(BaseModel):
@@ -77,6 +78,22 @@ class NgramModel(_Part):
         return (32 << self.table_bits) + (1 << 20)
 
 
+class MixingModel(_Part):
+    """Statistics of many contexts and the longest match, mixed by gated linear networks, one binary decision at a time."""
+
+    kind: Literal["mixing"] = "mixing"
+    contexts: int = Field(default=24, ge=1, le=36, description="how many of the list of contexts are used")
+    sets: int = Field(default=6, ge=1, le=12, description="mixers of the first layer")
+    table_mebibytes: int = Field(default=224, ge=1, le=2048)
+    history_bits: int = Field(default=22, ge=10, le=24, description="log2 of the tokens in which matches are found")
+    match_minimum: int = Field(default=5, ge=1, le=32, description="tokens of the shortest match")
+
+    def memory_bytes(self, vocabulary_size: int) -> int:
+        """Upper bound of the model's tables."""
+        del vocabulary_size
+        return (self.table_mebibytes << 20) + (5 << self.history_bits) + (11 << 20)
+
+
 class Tables(_Part):
     """n-gram logit tables and a match beside a network's logits."""
 
@@ -96,7 +113,7 @@ class _Network(_Part):
     hidden: int = Field(default=0, ge=0, le=32_768, multiple_of=8, description="width of the perceptron after each; 0 for none")
     taps: int = Field(default=2, ge=1, le=8, description="positions side by side at each layer's input")
     tables: Tables | None = Tables()
-    seed: int = Field(default=1, ge=0, lt=1 << 31)
+    seed: int = Field(default=1, ge=0, lt=1 << 20)
 
     def parameters(self, vocabulary_size: int) -> int:
         """The number of trained weights of the network, without tables."""
@@ -148,7 +165,9 @@ class TransformerModel(_Network):
 
 NETWORKS = (RecurrentModel, TransformerModel)
 
-Model = Annotated[UniformModel | FrequencyModel | NgramModel | RecurrentModel | TransformerModel, Field(discriminator="kind")]
+Model = Annotated[
+    UniformModel | FrequencyModel | NgramModel | MixingModel | RecurrentModel | TransformerModel, Field(discriminator="kind")
+]
 
 
 class Adam(_Part):
@@ -187,6 +206,9 @@ class CodeSpec(_Part):
     def _streams_fit(self) -> Self:
         if self.streams > 1 and not isinstance(self.model, NETWORKS):
             msg = f"a {self.model.kind} model codes one stream, not {self.streams}"
+            raise ValueError(msg)
+        if isinstance(self.model, NETWORKS) and self.segment_tokens * self.streams > MAX_SEGMENT_ROWS:
+            msg = f"a segment of {self.segment_tokens} × {self.streams} positions; at most {MAX_SEGMENT_ROWS} fit"
             raise ValueError(msg)
         if self.numerics == "native" and not isinstance(self.model, NETWORKS):
             msg = f"a {self.model.kind} model has no native numerics: it is integers throughout"

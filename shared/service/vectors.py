@@ -1,10 +1,13 @@
 """Golden vectors: what each preset makes of fixed tokens, to the bit. A difference on any machine is a broken law of exactness.
 
-`python -m shared.service.vectors` rewrites the file, which is a breaking change (see CONTRIBUTING).
+`python -m shared.service.vectors` rewrites the file, which is a breaking change (see CONTRIBUTING); with `--check` it says
+which vectors this machine and these versions compute to the bit.
 """
 
 import hashlib
 import json
+import sys
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +23,11 @@ _NETWORK_TOKENS: Final = 3_000
 _MADE_WITH: Final = "made with"
 
 
-def compute() -> dict[str, Any]:
-    """Per preset and vocabulary size: the code's SHA-256, bits, cost units, CRC-32 and the state's digest."""
+def compute(only: Collection[str] | None = None) -> dict[str, Any]:
+    """Per preset and vocabulary size: the code's SHA-256, bits, cost units, CRC-32 and the state's digest.
+
+    only: keys of the result to be computed; all if not given.
+    """
     from shared.code.codec import Encoder
     from shared.code.models import PRESETS, preset
     from shared.code.spec import NETWORKS, BytesVocabulary, IdsVocabulary
@@ -30,6 +36,8 @@ def compute() -> dict[str, Any]:
     for name in PRESETS:
         network = isinstance(preset(name).model, NETWORKS)
         for size in _NETWORK_SIZES if network else _SIZES:
+            if only is not None and f"{name} m={size}" not in only:
+                continue
             spec = preset(name, BytesVocabulary() if size == 256 else IdsVocabulary(size=size))
             ready_for(spec)
             tokens = _tokens(size)[: _NETWORK_TOKENS if network else None]
@@ -68,7 +76,20 @@ def golden() -> tuple[dict[str, Any], dict[str, str]]:
     return found, found.pop(_MADE_WITH)
 
 
+def check() -> tuple[list[str], bool]:
+    """Lines that tell which vectors are computed as they are kept, and whether all are."""
+    kept, made_with = golden()
+    found = compute()
+    lines = [f"{name}: made with {made}, here {version(name)}" for name, made in made_with.items()]
+    lines += [f"{'exact  ' if found.get(name) == kept[name] else 'DIFFERS'} {name}" for name in kept]
+    return lines, found == kept
+
+
 if __name__ == "__main__":
     prepare_kernel_cache()
+    if "--check" in sys.argv[1:]:
+        said, equal = check()
+        sys.stdout.write("\n".join(said) + "\n")
+        sys.exit(0 if equal else 1)
     made_with = {name: version(name) for name in ("numba", "numpy", "torch")}
     PATH.write_text(json.dumps({_MADE_WITH: made_with, **compute()}, indent=1) + "\n", encoding="ascii")

@@ -14,7 +14,7 @@ from shared.channel.states import Role
 from shared.code.errors import CodelengthError
 from shared.code.spec import CodeSpec
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
-from tests.support import SMALL_NETWORKS, STATISTICAL, carry, identity, pair, small
+from tests.support import SMALL_NETWORKS, STATISTICAL, carry, identity, pair, small, small_model
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 FEWER = settings(SETTINGS, max_examples=12)  # of networks
@@ -76,7 +76,7 @@ CUTS = st.lists(st.integers(0, 1 << 20), max_size=8)
 )
 def test_split_anywhere(name, m, data, block, segment, cuts):
     spec = CodeSpec.from_fields(
-        {"vocabulary": {"kind": "ids", "size": m}, "model": {"kind": name}, "block_tokens": block, "segment_tokens": segment}
+        {"vocabulary": {"kind": "ids", "size": m}, "model": small_model(name), "block_tokens": block, "segment_tokens": segment}
     )
     tokens = np.array([x % m for x in data], dtype=np.uint32)
     for cut in (cutter([]), cutter(cuts), single):
@@ -115,7 +115,7 @@ def damaged(spec, place, bit, repeats=30):
 @SETTINGS
 @given(name=st.sampled_from(STATISTICAL), place=st.integers(0, 1 << 16), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_found_and_nothing_false_is_delivered(name, place, bit):
-    damaged(CodeSpec.from_fields({"model": {"kind": name}, "block_tokens": 400, "segment_tokens": 50}), place, bit)
+    damaged(CodeSpec.from_fields({"model": small_model(name), "block_tokens": 400, "segment_tokens": 50}), place, bit)
 
 
 @FEWER

@@ -12,7 +12,7 @@ from shared.code.errors import CodelengthError, SpecError
 from shared.code.models import preset
 from shared.code.spec import CodeSpec
 from shared.service import coding, filing
-from tests.support import SMALL_NETWORKS, STATISTICAL, small
+from tests.support import SMALL_NETWORKS, STATISTICAL, small, small_model
 
 TEXT = b"to be or not to be, that is the question: " * 12
 SPEC = CodeSpec.from_fields({"model": {"kind": "frequency"}, "block_tokens": 200, "segment_tokens": 50})
@@ -89,7 +89,8 @@ def goes_in_and_comes_out(data, spec):
     segment=st.integers(1, 100),
 )
 def test_what_goes_in_comes_out(name, data, block, segment):
-    goes_in_and_comes_out(data, preset(name).model_copy(update={"block_tokens": block, "segment_tokens": segment}))
+    spec = CodeSpec.from_fields({"model": small_model(name), "block_tokens": block, "segment_tokens": segment})
+    goes_in_and_comes_out(data, spec)
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

@@ -332,7 +332,7 @@ pattern = re.compile(r"= f(add|sub|mul|div|rem|cmp)\\b|\\b(sitofp|uitofp|fptosi|
 kinds = {preset(name).model.kind for name in STATISTICAL}
 for name in STATISTICAL:
     encode(preset(name), np.arange(200, dtype=np.uint32))
-for module in (arithmetic, *(import_module(f"shared.code.models.{kind}") for kind in sorted(kinds))):
+for module in (arithmetic, *(import_module(f"shared.code.models.{kind}") for kind in (*sorted(kinds), "mixing_contexts"))):
     for name, thing in vars(module).items():
         if hasattr(thing, "inspect_llvm"):
             for code in thing.inspect_llvm().values():

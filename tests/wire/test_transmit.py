@@ -18,7 +18,7 @@ from tests.support import NETWORK_PRESETS, small
 TEXT = (b"It was the best of times, it was the worst of times, " * 4000)[:150_000]
 
 
-@pytest.mark.parametrize("code", ["uniform", "frequency", "ngram"])
+@pytest.mark.parametrize("code", ["uniform", "frequency", "ngram", "mixing"])
 @pytest.mark.parametrize("data", [b"", b"a", TEXT], ids=["empty", "one", "text"])
 def test_verified_and_counted(client, data, code, tmp_path):
     result = client.transmit(client.post_octets(data, "x")["id"], code, send_f=code == "ngram")

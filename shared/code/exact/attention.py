@@ -183,7 +183,6 @@ def attend_backward(
                 place_k = width + place
                 for i in range(size):
                     line[i] = np.float32(np.float64(dk[t, i]) * score_down) * factor
-                place_k = width + place
                 _back_through_norm(
                     dz[row, place_k : place_k + size], line, u[row, place_k : place_k + size], r[row, heads + head]
                 )

@@ -5,7 +5,8 @@ them and chooses. Left operands stay below 2^14 in magnitude and right ones belo
 
     float64   integers below 2^15 multiply exactly in float64 BLAS: |Σ| ≤ 2^27 · 2^20 < 2^53
     int8      left = 256·a + b, right = 128·c + d, digits in int8, int32 sums. On processors without VNNI the 16-bit partial
-              sums saturate for full-range operands; with right digits in [−64, 64] they cannot: 255 · 64 · 2 < 2^15
+              sums saturate for full-range operands; with right digits in [−64, 64] they cannot: 255 · 64 · 2 < 2^15.
+              Sums fit int32 for K ≤ 2^17 (128 · 64 · 2^17 = 2^30); longer ones go to float64
 """
 
 from collections.abc import Callable
@@ -122,6 +123,7 @@ def _padded(x: Tensor, columns: int, rows: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, columns, 0, rows)) if columns or rows else x
 
 
+_INT8_INNER: Final = 1 << 17
 Backend = Callable[[Tensor], Right]
 BACKENDS: Final[dict[str, Backend]] = {"float64": Float64, "int8": Int8}
 
@@ -129,7 +131,7 @@ BACKENDS: Final[dict[str, Backend]] = {"float64": Float64, "int8": Int8}
 def self_check(backend: Backend, device: str = "cpu") -> bool:
     """Whether this back end multiplies exactly here: extreme and mixed operands against Python's integers."""
     limit, most = ACTIVATION_LIMIT, 1 << WEIGHT_BITS
-    for rows, inner, columns in ((1, 3, 2), (17, 64, 24), (32, 515, 40)):
+    for rows, inner, columns in ((1, 3, 2), (17, 64, 24), (32, 515, 40), (1, _INT8_INNER, 1)):
         i, k, j = torch.arange(rows)[:, None], torch.arange(inner), torch.arange(columns)
         for left, right in (
             (torch.full((rows, inner), limit), torch.full((inner, columns), most)),
@@ -168,5 +170,5 @@ def chosen() -> str:
 
 
 def prepare(right: Tensor) -> Right:
-    """A right operand [K, N] int16 for the back end in use."""
-    return BACKENDS[_chosen](right)
+    """A right operand [K, N] int16 for the back end in use; for float64 where K is too large for int8's sums."""
+    return Float64(right) if right.shape[0] > _INT8_INNER else BACKENDS[_chosen](right)

@@ -9,6 +9,7 @@ from shared.code.spec import (
     BytesVocabulary,
     CodeSpec,
     FrequencyModel,
+    MixingModel,
     Model,
     NgramModel,
     RecurrentModel,
@@ -35,6 +36,12 @@ PRESETS: dict[str, Preset] = {
         Preset(name="uniform", summary="p = 1/m: the baseline S_0", model=UniformModel()),
         Preset(name="frequency", summary="adaptive counts of order 0 (Krichevsky-Trofimov)", model=FrequencyModel()),
         Preset(name="ngram", summary="contexts of 0 to 5 tokens, hashed, mixed and learned online", model=NgramModel()),
+        Preset(name="mixing", summary="24 kinds of context and matches, mixed by gated linear networks", model=MixingModel()),
+        Preset(
+            name="mixing-large",
+            summary="the same with 36 kinds of context and more mixers",
+            model=MixingModel(contexts=36, sets=12, table_mebibytes=448, match_minimum=6),
+        ),
         Preset(
             name="recurrent",
             summary="a gated recurrent network with n-gram logit tables, trained online, exact",
@@ -97,6 +104,10 @@ def build(spec: CodeSpec) -> Predictor:
             from shared.code.models.ngram import Ngram
 
             return Ngram(spec.vocabulary_size, order, table_bits)
+        case MixingModel() as model:
+            from shared.code.models.mixing import Mixing
+
+            return Mixing(spec.vocabulary_size, model)
         case RecurrentModel():
             from shared.code.models.recurrent import Recurrent
 

@@ -1,0 +1,41 @@
+"""The golden vectors of the networks on a GPU, and Alice on the GPU with Bob on the CPU. `make check-gpu`."""
+
+import numpy as np
+import pytest
+import torch
+
+from shared.code.exact import kernels, products
+from shared.code.models import build, preset
+from shared.service import vectors
+from tests.support import NETWORK_PRESETS, decode, encode
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+
+TOKENS = np.frombuffer(b"to be or not to be, that is the question: " * 40, dtype=np.uint8).astype(np.uint32)
+
+
+@pytest.fixture(autouse=True)
+def _machine():
+    yield
+    kernels.choose("fused")
+    products.choose("float64")
+
+
+@pytest.mark.parametrize("name", [name for name in vectors.golden()[0] if name.split()[0] in NETWORK_PRESETS])
+def test_vectors(name):
+    kernels.choose("reference", "cuda")
+    assert vectors.compute([name]) == {name: vectors.golden()[0][name]}
+
+
+@pytest.mark.parametrize("code", NETWORK_PRESETS)
+@pytest.mark.parametrize("backend", products.BACKENDS)
+def test_alice_on_the_gpu_and_bob_on_the_cpu(code, backend):
+    assert backend in products.available("cuda")
+    spec = preset(code)
+    kernels.choose("reference", "cuda")
+    products.choose(backend)
+    z, bits, _, checks = encode(spec, TOKENS, build(spec))
+    kernels.choose("fused")
+    found, theirs = decode(spec, z, bits, len(TOKENS), 4096, build(spec))
+    assert np.array_equal(found, TOKENS)
+    assert checks == theirs

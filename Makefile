@@ -39,8 +39,9 @@ check-torch:             ## the golden vectors under another torch: make check-t
 check-gpu: $(STAMP)      ## the golden vectors on CUDA, and Alice on it with Bob on the CPU; says so where there is none
 	$(BIN)/python -m pytest -q -rs tests/golden/test_gpu.py
 
-bench: $(STAMP)          ## measure; DATA=DIR names a directory of files, else the sample is used
-	$(BIN)/python -m benchmarks.run $(if $(DATA),--data $(DATA))
+bench: $(STAMP)          ## measure; DATA=DIR (else the sample), CODES=a,b, LABEL=NAME
+	$(BIN)/python -m benchmarks.run $(if $(DATA),--data $(DATA)) $(if $(CODES),--codes $(CODES)) $(if $(LABEL),--label $(LABEL))
+	$(BIN)/python -m benchmarks.networks
 
 docs: $(STAMP)           ## rewrite the generated parts of docs/
 	$(BIN)/python -m harness.document docs/protocol.md

@@ -1,4 +1,6 @@
-"""Measure end to end: `python -m benchmarks.run [--data DIR]`. Writes docs/results/<label>.json and rewrites the marked tables.
+"""Measure end to end: `python -m benchmarks.run [--data DIR] [--codes a,b] [--label NAME]`.
+
+Writes docs/results/<label>.json and rewrites the marked tables.
 
 One run transmits every file with every preset through a private Alice, wire and Bob. The numbers of other machines and
 data stay: each label has its own file, and the tables are made of all files.
@@ -60,6 +62,8 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--codes", help="presets, separated by commas; all if not given")
+    parser.add_argument("--label", help="name of the results; the directory's if not given")
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,9 +71,9 @@ def main() -> None:
         with Cluster() as cluster, Client(Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)) as client:
             for path in found:
                 dataset = client.post_file(path)["id"]
-                for code in client.codes():
-                    result = client.transmit(dataset, code["name"])
-                    print(path.name, code["name"], result["state"], result["seconds"]["total"], file=sys.stderr)
+                for code in options.codes.split(",") if options.codes else [code["name"] for code in client.codes()]:
+                    result = client.transmit(dataset, code)
+                    print(path.name, code, result["state"], result["seconds"]["total"], file=sys.stderr)
                     results.append({"file": path.name, **result})
         text = max(found, key=lambda path: path.stat().st_size).read_bytes()
         text = (text * (10_000_000 // len(text) + 1))[:10_000_000]
@@ -82,7 +86,7 @@ def main() -> None:
         "memory_growth_bytes": {side: large[side] - small[side] for side in ("alice", "bob")},
         "results": results,
     }
-    label = options.data.resolve().name if options.data else "sample"
+    label = options.label or (options.data.resolve().name if options.data else "sample")
     place = ROOT / "docs" / "results" / f"{label}.json"
     place.parent.mkdir(exist_ok=True)
     place.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

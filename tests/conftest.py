@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,20 @@ prepare_kernel_cache()
 def pytest_addoption(parser):
     """One flag rewrites what scripts and snapshots expect; look at the difference before you commit it."""
     parser.addoption("--refresh", action="store_true", help="rewrite tests/cli/*.cli and tests/snapshots")
+
+
+def pytest_runtest_teardown(item):
+    """Tests that keep what they made would take the machine down with them."""
+    if (resident := resident_bytes()) > 4 << 30:
+        pytest.exit(f"{item.nodeid}: the test process holds {resident >> 20} MiB", returncode=1)
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def small(name, m=256, **fields) -> CodeSpec:
 def small_model(name):
     """The fields of a preset's model, with tables small enough to be made a thousand times."""
     fields = PRESETS[name].model.model_dump()
-    return fields | {"table_mebibytes": 1} if "table_mebibytes" in fields else fields
+    return fields | {"table_mebibytes": 1, "history_bits": 10} if "table_mebibytes" in fields else fields
 
 
 def encode(spec, tokens, predictor=None):

@@ -5,7 +5,6 @@ segments of `segment_tokens` rows; the predictor learns from each. The code is o
 sides compare (`check`). Nothing here knows channels, files or clocks.
 """
 
-import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,7 +109,8 @@ class _Codec:
         found = self._predictor.notes()
         tokens, units = self.position - self._judged[0], self.nll_units - self._judged[1]
         if tokens >= _JUDGED_TOKENS and isinstance(self.spec.model, NETWORKS):
-            if units >> 24 > (math.log2(self.spec.vocabulary_size) + 1) * tokens:
+            uniform = int(arithmetic.log2_units(np.uint64(self.spec.vocabulary_size)))
+            if units > (uniform + arithmetic.COST_UNITS_PER_BIT) * tokens:
                 found = [*found, "training diverges, or the data changed much: a block cost over 1 bit a token more than p = 1/m"]
             self._judged = self.position, self.nll_units
         self.notes += [note for note in found if note not in self.notes]

@@ -17,7 +17,7 @@ from shared.code.size import archive, compress, measure_f, required_modules
 from shared.code.spec import MAX_SPEC_BYTES, CodeSpec, FrequencyModel, IdsVocabulary, NgramModel, UniformModel
 from shared.code.vocabulary import from_tokens, to_tokens
 from shared.service.kernels import code_sources
-from tests.support import NETWORK_PRESETS, SMALL_NETWORKS, STATISTICAL, EightDecisions, decode, encode, small
+from tests.support import NETWORK_PRESETS, SMALL_NETWORKS, STATISTICAL, EightDecisions, decode, encode, small, small_model
 
 TEXT = (b"the quick brown fox jumps over the lazy dog; " * 300)[:9000]
 
@@ -135,7 +135,8 @@ def test_eight_binary_decisions_a_token_in_streams(monkeypatch):
 
 @pytest.mark.parametrize("name", [*STATISTICAL, *(f"small {name}" for name in SMALL_NETWORKS)])
 def test_state_restores_in_the_middle(name):
-    spec = small(name.removeprefix("small ")) if name.startswith("small ") else preset(name)
+    statistical = name in STATISTICAL
+    spec = CodeSpec.from_fields({"model": small_model(name)}) if statistical else small(name.removeprefix("small "))
     spec = spec.model_copy(update={"block_tokens": 512})
     tokens = to_tokens(TEXT[:2048], spec.vocabulary)
     one = Encoder(spec)

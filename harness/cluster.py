@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import httpx
 
-_READY_SECONDS: Final = 180.0
+_READY_SECONDS: Final = 600.0  # the first start compiles every kernel, on a crowded machine for minutes
 
 
 class StartError(Exception):

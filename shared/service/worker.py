@@ -26,7 +26,6 @@ from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Tokens, from_tokens
-from shared.service import backends
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
 from shared.service.records import coded_sources
 
@@ -319,6 +318,8 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
 
 def warm() -> None:
     """Compile or load what every preset needs, in both directions."""
+    from shared.service import backends  # torch, which nobody else here needs
+
     backends.prepare()
     for name in PRESETS:
         spec = preset(name, IdsVocabulary(size=300))

@@ -55,7 +55,7 @@ class Int8:
         self._on_cpu = right.device.type == "cpu"
         if self._on_cpu:
             columns = np.empty((2 * self._columns, self._inner), dtype=np.int8)
-            _right_digits(columns, right.numpy())
+            _split(columns, right.numpy().T, 7)
             self._digits = torch.from_numpy(columns).t()  # columns together: what `_int_mm` likes best
             return
         wide = right.to(torch.int32)
@@ -69,7 +69,7 @@ class Int8:
         rows = left.shape[0]
         if self._on_cpu:
             digits = np.empty((2 * rows, self._inner), dtype=np.int8)
-            _left_digits(digits, left.numpy())
+            _split(digits, left.numpy(), 8)
             out = np.empty((rows, self._columns), dtype=np.float64)
             _join(out, torch._int_mm(torch.from_numpy(digits), self._digits).numpy())  # noqa: SLF001 - its only name
             return torch.from_numpy(out)
@@ -86,26 +86,14 @@ class Int8:
 
 
 @kernel
-def _right_digits(digits: Digits, right: Units) -> None:
-    """Columns of `right` [K, N] as rows: first their high digits in base 128, then the low ones, in [−64, 63]."""
-    columns = right.shape[1]
-    for j in range(columns):
-        for k in range(right.shape[0]):
-            value = np.int32(right[k, j])
-            low = ((value + 64) & 127) - 64
-            digits[j, k] = (value - low) >> 7
-            digits[columns + j, k] = low
-
-
-@kernel
-def _left_digits(digits: Digits, left: Units) -> None:
-    """Rows of `left` [M, K]: first their high digits in base 256, then the low ones, in [−128, 127]."""
-    rows = left.shape[0]
+def _split(digits: Digits, units: Units, bits: int) -> None:
+    """Two digits in base 2^bits of units [R, K], in digits [2R, K]: all high ones, then all low ones, in ± 2^(bits − 1)."""
+    rows, half = units.shape[0], np.int32(1 << (bits - 1))
     for i in range(rows):
-        for k in range(left.shape[1]):
-            value = np.int32(left[i, k])
-            low = ((value + 128) & 255) - 128
-            digits[i, k] = (value - low) >> 8
+        for k in range(units.shape[1]):
+            value = np.int32(units[i, k])
+            low = ((value + half) & (2 * half - 1)) - half
+            digits[i, k] = (value - low) >> bits
             digits[rows + i, k] = low
 
 

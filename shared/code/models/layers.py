@@ -235,4 +235,6 @@ def _joined(groups: Mapping[str, Mapping[str, Array]]) -> Iterator[tuple[str, Ar
             yield f"{group}.{name}", array
 
 
+SEEDS_PER_NETWORK: Final = 4096
 SEEDS_PER_LAYER: Final = 8
+PERCEPTRON_SEED: Final = 4  # after the mixing layer's

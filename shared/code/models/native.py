@@ -18,7 +18,7 @@ from shared.code.arithmetic import DECODE, MODE, starved
 from shared.code.exact.constants import LOGIT_BITS, first_weights
 from shared.code.models.base import I64, U32, Coder, Predictor
 from shared.code.models.head import Head
-from shared.code.models.layers import SEEDS_PER_LAYER
+from shared.code.models.layers import PERCEPTRON_SEED, SEEDS_PER_LAYER, SEEDS_PER_NETWORK
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec, TransformerModel
 from shared.code.training import Step
 
@@ -49,8 +49,8 @@ class _Mixing:
             self.weights["bias"] = (np.arange(width) * 4.0 / width).astype(np.float32)[None]
             self.state = (torch.zeros(model.taps - 1, streams, width), torch.zeros(streams, width))
         if model.hidden:
-            self.weights["up"] = first_weights(seed + 4, width, model.hidden, 1, width)
-            self.weights["down"] = first_weights(seed + 5, model.hidden, width, 1, 4 * model.hidden)
+            self.weights["up"] = first_weights(seed + PERCEPTRON_SEED, width, model.hidden, 1, width)
+            self.weights["down"] = first_weights(seed + PERCEPTRON_SEED + 1, model.hidden, width, 1, 4 * model.hidden)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...], w: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         taps, rows = self.model.taps, x.shape[0]
@@ -93,7 +93,7 @@ class Native(Predictor):
     def __init__(self, spec: CodeSpec) -> None:
         model = spec.model
         assert isinstance(model, NETWORKS)
-        size, self._streams, seed = spec.vocabulary_size, spec.streams, model.seed * 4096
+        size, self._streams, seed = spec.vocabulary_size, spec.streams, model.seed * SEEDS_PER_NETWORK
         self.max_decisions = self._streams
         self._layers = [_Mixing(spec, seed + (index + 1) * SEEDS_PER_LAYER) for index in range(model.layers)]
         first = {"embedding": first_weights(seed, size, model.width, 1, 1), "output": np.zeros((model.width, size), np.float32)}

@@ -5,7 +5,7 @@ row of B tokens at a time. Both end with the same activations, to the bit, and t
 the token at t − 1 of the same stream.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,17 @@ from shared.code.exact import kernels
 from shared.code.exact.constants import WEIGHT_CEILING
 from shared.code.models.base import I64, U32, Coder, Predictor
 from shared.code.models.head import Head
-from shared.code.models.layers import Array, Embedding, Output, Shape, named
+from shared.code.models.layers import (
+    PERCEPTRON_SEED,
+    SEEDS_PER_LAYER,
+    SEEDS_PER_NETWORK,
+    Array,
+    Embedding,
+    Output,
+    Perceptron,
+    Shape,
+    named,
+)
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec
 from shared.code.training import Step
 
@@ -41,9 +51,9 @@ class Layer(Protocol):
 
 
 class Network(Predictor):
-    """layers: makes the residual layers of one index."""
+    """mixing: makes a layer that mixes positions, from a seed; a perceptron follows each where the spec has one."""
 
-    def __init__(self, spec: CodeSpec, layers: Callable[[Shape, int], Sequence[Layer]]) -> None:
+    def __init__(self, spec: CodeSpec, mixing: Callable[[Shape, int], Layer]) -> None:
         model = spec.model
         assert isinstance(model, NETWORKS)
         size, streams = spec.vocabulary_size, spec.streams
@@ -51,8 +61,13 @@ class Network(Predictor):
         self.max_decisions = streams
         self._kernels = shape.kernels
         self._streams = streams
-        self._embedding = Embedding(shape, size, model.seed * 4096)
-        self._layers: list[Layer] = [layer for index in range(model.layers) for layer in layers(shape, index)]
+        self._embedding = Embedding(shape, size, model.seed * SEEDS_PER_NETWORK)
+        self._layers: list[Layer] = []
+        for index in range(model.layers):
+            seed = model.seed * SEEDS_PER_NETWORK + (index + 1) * SEEDS_PER_LAYER
+            self._layers.append(mixing(shape, seed))
+            if model.hidden:
+                self._layers.append(Perceptron(shape, model.hidden, seed + PERCEPTRON_SEED))
         self._output = Output(shape, size)
         words = isinstance(spec.vocabulary, BytesVocabulary)
         self._head = Head(size, streams, model.tables.bits if model.tables else 0, words=words)

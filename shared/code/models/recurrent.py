@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from shared.code.exact.constants import first_weights
-from shared.code.models.layers import SEEDS_PER_LAYER, Array, Linear, NormTaps, Parameter, Perceptron, Shape, named
+from shared.code.models.layers import Array, Linear, NormTaps, Parameter, Shape, named
 from shared.code.models.network import Network
 from shared.code.spec import CodeSpec, RecurrentModel
 from shared.code.training import Step
@@ -78,10 +78,4 @@ class Recurrent(Network):
     def __init__(self, spec: CodeSpec) -> None:
         model = spec.model
         assert isinstance(model, RecurrentModel)
-
-        def layers(shape: Shape, index: int) -> list[Recurrence | Perceptron]:
-            seed = model.seed * 4096 + (index + 1) * SEEDS_PER_LAYER
-            mixing = Recurrence(shape, model.taps, seed)
-            return [mixing, Perceptron(shape, model.hidden, seed + 4)] if model.hidden else [mixing]
-
-        super().__init__(spec, layers)
+        super().__init__(spec, lambda shape, seed: Recurrence(shape, model.taps, seed))

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.code.exact import attention
 from shared.code.exact.constants import first_weights
-from shared.code.models.layers import SEEDS_PER_LAYER, Array, Linear, NormTaps, Parameter, Perceptron, Shape, named
+from shared.code.models.layers import Array, Linear, NormTaps, Parameter, Shape, named
 from shared.code.models.network import Network
 from shared.code.spec import CodeSpec, TransformerModel
 from shared.code.training import Step
@@ -89,10 +89,4 @@ class Transformer(Network):
     def __init__(self, spec: CodeSpec) -> None:
         model = spec.model
         assert isinstance(model, TransformerModel)
-
-        def layers(shape: Shape, index: int) -> list[Attention | Perceptron]:
-            seed = model.seed * 4096 + (index + 1) * SEEDS_PER_LAYER
-            mixing = Attention(shape, model, seed)
-            return [mixing, Perceptron(shape, model.hidden, seed + 4)] if model.hidden else [mixing]
-
-        super().__init__(spec, layers)
+        super().__init__(spec, lambda shape, seed: Attention(shape, model, seed))

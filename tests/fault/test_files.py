@@ -28,7 +28,9 @@ def big(tmp_path):
 
 
 def start(directory, *arguments, **options):
-    return subprocess.Popen([*COMMAND, *arguments], cwd=directory, stderr=subprocess.PIPE, env=environment(), **options)
+    """As a terminal would: what a shell runs in the background inherits an ignored SIGINT."""
+    command = ["env", "--default-signal=INT", *COMMAND, *arguments]
+    return subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, env=environment(), **options)
 
 
 def environment():

@@ -1,6 +1,7 @@
 """Exact arithmetic: every kernel equals its twin bit for bit, and whole transmissions do, whatever computes them."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -174,6 +175,19 @@ def fused_kernel(name):
 
 def bits(array):
     return np.ascontiguousarray(array).tobytes()
+
+
+@pytest.mark.parametrize("name", products.BACKENDS)
+def test_products_of_every_small_shape(name):
+    """`_int_mm` was wrong for an inner dimension of 1, which one stream's last position has."""
+    made = torch.Generator().manual_seed(1)
+    for rows, inner, columns in itertools.product((1, 2, 3, 16, 17), (1, 2, 3, 7, 8, 9, 16), (1, 2, 3, 8, 17)):
+        left = torch.randint(-(1 << 14), (1 << 14) + 1, (rows, inner), generator=made).to(torch.int16)
+        right = torch.randint(-(1 << 13), (1 << 13) + 1, (inner, columns), generator=made).to(torch.int16)
+        want = (left.to(torch.int64)[:, :, None] * right.to(torch.int64)[None]).sum(1).to(torch.float64)
+        for one in (left, left.t().contiguous().t()):
+            for other in (right, right.t().contiguous().t()):
+                assert torch.equal(products.BACKENDS[name](other).times(one), want), (rows, inner, columns)
 
 
 def test_every_kernel_has_a_twin_with_the_same_arguments():

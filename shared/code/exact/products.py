@@ -52,15 +52,16 @@ class Int8:
 
     def __init__(self, right: Tensor) -> None:
         self._inner, self._columns = right.shape
+        self._padding = -self._inner % 8  # CUDA wants it, and for K = 1 the CPU's `_int_mm` is wrong without
         self._on_cpu = right.device.type == "cpu"
         if self._on_cpu:
-            columns = np.empty((2 * self._columns, self._inner), dtype=np.int8)
+            columns = np.zeros((2 * self._columns, self._inner + self._padding), dtype=np.int8)
             _split(columns, right.numpy().T, 7)
             self._digits = torch.from_numpy(columns).t()  # columns together: what `_int_mm` likes best
             return
         wide = right.to(torch.int32)
         low = ((wide + 64) & 127) - 64
-        pad = (-self._columns % 8, -self._inner % 8)
+        pad = (-self._columns % 8, self._padding)
         digits = torch.cat([_padded((wide - low) >> 7, *pad), _padded(low, *pad)], 1).to(torch.int8)
         self._digits = digits.t().contiguous().t()
 
@@ -68,7 +69,7 @@ class Int8:
         """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
         rows = left.shape[0]
         if self._on_cpu:
-            digits = np.empty((2 * rows, self._inner), dtype=np.int8)
+            digits = np.zeros((2 * rows, self._inner + self._padding), dtype=np.int8)
             _split(digits, left.numpy(), 8)
             out = np.empty((rows, self._columns), dtype=np.float64)
             _join(out, torch._int_mm(torch.from_numpy(digits), self._digits).numpy())  # noqa: SLF001 - its only name
@@ -77,7 +78,7 @@ class Int8:
         wide = left.to(torch.int32)
         low = ((wide + 128) & 255) - 128
         more = -rows % 16 + (16 if rows <= 16 else 0)  # CUDA wants more than 16 rows
-        pad = (-self._inner % 8, more)
+        pad = (self._padding, more)
         left_digits = torch.cat([_padded((wide - low) >> 8, *pad), _padded(low, *pad)]).to(torch.int8)
         product = torch._int_mm(left_digits, self._digits).to(torch.float64)  # noqa: SLF001 - its only name
         top, bottom = product[:rows], product[rows + more : 2 * rows + more]
@@ -119,7 +120,7 @@ BACKENDS: Final[dict[str, Backend]] = {"float64": Float64, "int8": Int8}
 def self_check(backend: Backend, device: str = "cpu") -> bool:
     """Whether this back end multiplies exactly here: extreme and mixed operands against Python's integers."""
     limit, most = ACTIVATION_LIMIT, 1 << WEIGHT_BITS
-    for rows, inner, columns in ((1, 3, 2), (17, 64, 24), (32, 515, 40), (1, _INT8_INNER, 1)):
+    for rows, inner, columns in ((1, 1, 1), (17, 1, 8), (2, 2, 3), (1, 3, 2), (17, 64, 24), (32, 515, 40), (1, _INT8_INNER, 1)):
         i, k, j = torch.arange(rows)[:, None], torch.arange(inner), torch.arange(columns)
         for left, right in (
             (torch.full((rows, inner), limit), torch.full((inner, columns), most)),

@@ -87,7 +87,7 @@ def transmit(
         die(USAGE, "--alice and --bob come together")
     chosen = _code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, as_json=as_json)
+        client = _client(stack, alice, bob, wire, warm=chosen if isinstance(chosen, str) else "", as_json=as_json)
         dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
         result = _transmit(client, dataset["id"], chosen, send_f=send_f, as_json=as_json)
         if save is not None and result["state"] == "verified":
@@ -127,7 +127,7 @@ def compare(
     if (alice is None) != (bob is None):
         die(USAGE, "--alice and --bob come together")
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, as_json=as_json)
+        client = _client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = _chosen_presets(client, codes, as_json=as_json)
         dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
         results = [_transmit(client, dataset["id"], name, as_json=as_json) for name in names]
@@ -296,7 +296,7 @@ def demo(
     data = sample_text()
     terminal.say("Starting Alice, the wire and Bob ..." if alice is None else f"Waiting for {alice} and {bob} ...")
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, patience=None)
+        client = _client(stack, alice, bob, wire, warm=codes, patience=None)
         names = _chosen_presets(client, codes, but=_TOO_SLOW_FOR_A_DEMO)
         dataset = client.post_octets(data, "pydoc_data.topics")
         results = [_transmit(client, dataset["id"], name) for name in names]
@@ -410,8 +410,16 @@ def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
 
 
 def _client(
-    stack: ExitStack, alice: str | None, bob: str | None, wire: str | None, *, as_json: bool = False, patience: float | None = 5.0
+    stack: ExitStack,
+    alice: str | None,
+    bob: str | None,
+    wire: str | None,
+    *,
+    warm: str | None = None,
+    as_json: bool = False,
+    patience: float | None = 5.0,
 ) -> "Client":
+    """Of running services, or of private ones, which load the presets that `warm` names (all if None) before they are ready."""
     import time
 
     from harness.cluster import Cluster, StartError, wait_ready
@@ -424,7 +432,8 @@ def _client(
                 wait_ready(url, deadline, patience=patience)
             urls = Urls(alice=alice, bob=bob, wire=wire)
         else:
-            cluster = stack.enter_context(Cluster())
+            known = None if warm is None else [name for name in _preset_names("") if name in warm.split(",")]
+            cluster = stack.enter_context(Cluster(warm=known))
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)

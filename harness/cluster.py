@@ -23,18 +23,20 @@ class StartError(Exception):
 class Cluster:
     """The three processes, as a context manager. URLs are attributes: `alice`, `bob`, `wire` (the counts).
 
-    environment: of all services. own: further variables of one, by its name.
+    warm: presets loaded before the services are ready, all if None. environment: of all services. own: further variables of
+    one, by its name.
     """
 
     def __init__(
         self,
         *,
         quiet: bool = True,
+        warm: list[str] | None = None,
         environment: dict[str, str] | None = None,
         own: dict[str, dict[str, str]] | None = None,
     ) -> None:
         self._quiet = quiet
-        self._environment = environment or {}
+        self._environment = ({} if warm is None else {"CODELENGTH_WARM": ",".join(warm)}) | (environment or {})
         self._own = own or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None

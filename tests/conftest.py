@@ -33,10 +33,16 @@ def resident_bytes() -> int:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator["object"]:
-    """Alice, the wire and Bob as processes."""
+    """Alice, the wire and Bob as processes. Test processes side by side start theirs one by one: the first compiles for all."""
+    import fcntl
+    from contextlib import ExitStack
+
     from harness.cluster import Cluster
 
-    with Cluster(environment={"CODELENGTH_MAX_UPLOAD_BYTES": str(4 << 20)}) as running:
+    with ExitStack() as stack:
+        with (prepare_kernel_cache() / "tests.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            running = stack.enter_context(Cluster(environment={"CODELENGTH_MAX_UPLOAD_BYTES": str(4 << 20)}))
         yield running
 
 
@@ -57,7 +63,8 @@ async def alice_app(tmp_path) -> AsyncIterator["object"]:
     from alice.app import create_app
     from shared.service.settings import Settings
 
-    app = create_app(Settings(state_directory=tmp_path, max_concurrent=1, max_upload_bytes=1 << 16, bob_url="ws://127.0.0.1:9"))
+    limits = {"max_concurrent": 1, "max_upload_bytes": 1 << 16}
+    app = create_app(Settings(state_directory=tmp_path, warm="", bob_url="ws://127.0.0.1:9", **limits))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alice", timeout=60) as http,

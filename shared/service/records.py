@@ -1,6 +1,11 @@
 """What the services tell about datasets, codes and transmissions: the JSON of every interface, in one place."""
 
+import contextlib
+import os
+import pickle
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
@@ -135,7 +140,23 @@ class Code(BaseModel):
 
 
 def coded_sources() -> dict[str, tuple[bytes, int]]:
-    """By `source_module`, f's source archive, and the length of its code in bits."""
+    """By `source_module`, f's source archive, and the length of its code in bits; kept beside the kernels of the same f."""
+    place = os.environ.get("NUMBA_CACHE_DIR")
+    if place is None:
+        return _code_sources()
+    kept = Path(place) / "sources.pickle"
+    with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
+        loaded: dict[str, tuple[bytes, int]] = pickle.loads(kept.read_bytes())  # noqa: S301 - ours, like the kernels there
+        return loaded
+    found = _code_sources()
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=place, delete=False) as file:
+        file.write(pickle.dumps(found))
+        file.flush()
+        Path(file.name).replace(kept)
+    return found
+
+
+def _code_sources() -> dict[str, tuple[bytes, int]]:
     found: dict[str, tuple[bytes, int]] = {}
     specs = [preset(name) for name in PRESETS]
     for spec in [*specs, preset("recurrent").model_copy(update={"numerics": "native"})]:

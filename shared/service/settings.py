@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.code.models import PRESETS
 from shared.service.kernels import default_cache_directory
 
 
@@ -36,6 +37,10 @@ class Settings(BaseSettings):
     products: str = Field(default="auto", description="back end of exact products: auto, float64 or int8; all give the same bits")
     worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's products")
 
+    warm: str | None = Field(
+        default=None, description="presets, separated by commas, that workers load before a service is ready; all unless set"
+    )
+
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     max_tokens: int = Field(default=1 << 30, ge=1)
     max_model_bytes: int = Field(default=2 << 30, ge=1)
@@ -43,6 +48,15 @@ class Settings(BaseSettings):
     max_queued: int = Field(default=64, ge=1)
     max_stored_bytes: int = Field(default=20 << 30, ge=1)
     connect_timeout_seconds: float = Field(default=10.0, gt=0)
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_is_known(cls, warm: str | None) -> str | None:
+        unknown = [name for name in (warm or "").split(",") if name and name not in PRESETS]
+        if unknown:
+            msg = f"no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}"
+            raise ValueError(msg)
+        return warm
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -1,7 +1,8 @@
 """The worker process: model work away from the event loop. Started by, and spoken to by, `pool`.
 
 Jobs and their inputs come as length-prefixed pickles on standard input, outputs go the same way on standard output: both ends are
-ours, nothing from the network is ever unpickled. One job at a time. It begins by compiling, or loading, every preset.
+ours, nothing from the network is ever unpickled. One job at a time. It begins by compiling, or loading, the presets that
+CODELENGTH_WARM names, all if it is not set; others are loaded at their first use.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from shared.code.models import PRESETS, preset
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Tokens, from_tokens
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
+from shared.service.kernels import ready_for
 from shared.service.records import coded_sources
 
 _LENGTH: Final = struct.Struct("<I")
@@ -200,6 +202,7 @@ class _Reporter:
 def encode(job: EncodeJob, pipe: Pipe) -> None:
     """Run an encode job; never more than the credit window ahead of what the peer made durable."""
     spec = CodeSpec.parse(job.spec)
+    ready_for(spec)
     with Path(job.path).open("rb") as file:
         transmission = TransmissionEncoder(spec, read_blocks(file.read, spec), sha256=job.sha256)
         reporter = _Reporter(pipe, transmission)
@@ -267,6 +270,7 @@ class _Files:
 def decode(job: DecodeJob, pipe: Pipe) -> None:
     """Run a decode job. z is acknowledged when it has come, and again when it is on disk."""
     spec = CodeSpec.parse(job.spec)
+    ready_for(spec)
     transmission = TransmissionDecoder(spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs)
     reporter = _Reporter(pipe, transmission)
     files = _Files(Path(job.directory))
@@ -317,12 +321,11 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
 
 
 def warm() -> None:
-    """Compile or load what every preset needs, in both directions."""
-    from shared.service import backends  # torch, which nobody else here needs
-
-    backends.prepare()
-    for name in PRESETS:
+    """Compile or load what presets need, in both directions."""
+    wanted = os.environ.get("CODELENGTH_WARM")
+    for name in PRESETS if wanted is None else wanted.split(",") if wanted else []:
         spec = preset(name, IdsVocabulary(size=300))
+        ready_for(spec)
         tokens = np.arange(300, dtype=np.uint32)
         encoder = TransmissionEncoder(spec, [tokens])
         decoder = TransmissionDecoder(spec, max_tokens=300)

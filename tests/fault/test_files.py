@@ -72,7 +72,7 @@ def test_killed_leaves_no_output_under_its_name(big):
 
 def test_interrupted_decompression_leaves_nothing(tmp_path):
     (tmp_path / "big").write_bytes(b"".join(b"%d " % i for i in range(400_000)))
-    subprocess.run([*COMMAND, "compress", "--rm", "-q", "big"], cwd=tmp_path, env=environment(), check=True)
+    subprocess.run([*COMMAND, "compress", "--code", "ngram", "--rm", "-q", "big"], cwd=tmp_path, env=environment(), check=True)
     process = start(tmp_path, "decompress", "big.clz1")
     until_writing(process, tmp_path)
     process.send_signal(signal.SIGINT)

@@ -17,7 +17,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, 6_000_000, dtype=np.uint8).tob
 
 @pytest.fixture
 def own():
-    with Cluster() as cluster:
+    with Cluster(warm=["ngram"]) as cluster:
         yield cluster
 
 
@@ -90,7 +90,7 @@ def open_pid(pid) -> int:
 
 
 def test_token_is_asked_of_everyone():
-    with Cluster(environment={"CODELENGTH_TOKEN": "secret"}) as cluster:
+    with Cluster(warm=["frequency"], environment={"CODELENGTH_TOKEN": "secret"}) as cluster:
         assert httpx.get(f"{cluster.alice}/datasets", trust_env=False).status_code == 401
         assert httpx.get(f"{cluster.bob}/transmissions", trust_env=False).status_code == 401
         from harness.transmit import Client, Urls

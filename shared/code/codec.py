@@ -273,13 +273,18 @@ def first_predictor(spec: CodeSpec) -> Predictor:
 
 
 def prepare(
-    spec: CodeSpec, blocks: Callable[[], Iterable[Tokens]], predictor: Predictor | None = None
+    spec: CodeSpec,
+    blocks: Callable[[], Iterable[Tokens]],
+    predictor: Predictor | None = None,
+    *,
+    finish: Callable[[Predictor], None] = lambda _: None,
 ) -> Iterator[tuple[Predictor, bool]]:
     """The predictor at step k of a spec that starts from a corpus: after every segment the predictor, and whether it is done.
 
     blocks: the corpus, in blocks of `block_tokens`, from its beginning, as often as it is called. It is coded as D would be, to
     nowhere: in the same blocks, rows and segments, one step for each, and from the beginning again where it ends. predictor: one
-    that has taken some of these steps. The done one is frozen where the spec is. Raises `CorpusError` if the corpus is empty.
+    that has taken some of these steps. The done one is frozen where the spec is, after `finish` has seen it.
+    Raises `CorpusError` if the corpus is empty.
     """
     start = spec.start
     assert start is not None
@@ -303,6 +308,7 @@ def prepare(
                 break
         if done == before:
             raise CorpusError(start.corpus, "it is empty, nothing can be learned from it")
+    finish(predictor)
     if spec.frozen:
         predictor.freeze()
     yield predictor, True

@@ -1,27 +1,27 @@
 """Alice's HTTP interface: datasets come in, transmissions are started, watched, paused and cancelled."""
 
-import asyncio
 import contextlib
 import uuid
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from alice.sending import Sending
-from alice.uploads import Wanted, receive
 from shared.code.errors import VocabularyError
 from shared.code.models import spec_of
-from shared.code.spec import CodeSpec
+from shared.code.spec import CodeSpec, Start
 from shared.code.vocabulary import MAX_VOCABULARY_SIZE
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, reading_routes
 from shared.service.auth import require_token
-from shared.service.errors import BusyError, ConflictError, NotFoundError, StorageFullError, TooLargeError
-from shared.service.forms import FORMS, MEDIA_TYPES, Form, form_of, read
+from shared.service.corpora import corpora_routes, origin_of
+from shared.service.errors import BusyError, ConflictError, MalformedRequestError, NotFoundError, TooLargeError
+from shared.service.forms import Form
 from shared.service.records import Code, CodeReference, Dataset, FBitsRecord, Transmission, codes, measured_f
 from shared.service.settings import Settings
 from shared.service.transfer import Recorder
+from shared.service.uploads import UPLOAD, uploaded
 
 
 class DatasetList(BaseModel):
@@ -37,37 +37,23 @@ class CodeList(BaseModel):
 
 
 class TransmissionRequest(BaseModel):
-    """What to send, and how. `code` is a preset's name or a whole specification; `send_f` sends f's source along."""
+    """What to send, and how. `code` is a preset's name or a whole specification; `send_f` sends f's source along.
+
+    With `steps` above 0 both sides first train so many segments on `corpus`, which both hold; `regime` says whether k then grows
+    while D is sent, or p^(k) is frozen. All three stay as `code` has them where they are not given.
+    """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dataset": "b94d27b9…", "code": "ngram"}]})
 
     dataset: str = Field(max_length=64)
     code: str | dict[str, Any] = "ngram"
     send_f: bool = False
+    corpus: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    steps: int | None = Field(default=None, ge=0, le=1 << 40)
+    regime: Literal["online", "frozen"] | None = None
 
 
 routes = APIRouter(dependencies=[Depends(require_token)], responses=PROBLEMS)
-
-
-_BINARY: Final = {"type": "string", "format": "binary"}
-_IDS: Final = {
-    "type": "object",
-    "required": ["vocabulary_size", "tokens"],
-    "properties": {
-        "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": MAX_VOCABULARY_SIZE},
-        "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-    },
-}
-_MULTIPART: Final = {
-    "type": "object",
-    "required": ["file"],
-    "properties": {
-        "file": {"type": "string", "format": "binary", "description": "the dataset; its media type says its form"},
-        "form": {"type": "string", "enum": list(FORMS)},
-        "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": MAX_VOCABULARY_SIZE},
-        "name": {"type": "string", "maxLength": 255},
-    },
-}
 
 
 @routes.post(
@@ -75,18 +61,7 @@ _MULTIPART: Final = {
     status_code=201,
     tags=["datasets"],
     responses={200: {"model": Dataset, "description": "It was held already"}},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                MEDIA_TYPES["octets"]: {"schema": _BINARY, "example": "to be or not to be"},
-                MEDIA_TYPES["json"]: {"schema": _IDS, "example": {"vocabulary_size": 8, "tokens": [0, 1, 2, 3, 5, 7]}},
-                MEDIA_TYPES["npy"]: {"schema": _BINARY, "example": "\x93NUMPY…"},
-                MEDIA_TYPES["uint16"]: {"schema": _BINARY, "example": "\x01\x00\x02\x00"},
-                "multipart/form-data": {"schema": _MULTIPART, "example": {"file": "to be or not to be", "name": "hamlet.txt"}},
-            },
-        }
-    },
+    openapi_extra=UPLOAD,
 )
 async def post_dataset(
     request: Request,
@@ -101,33 +76,13 @@ async def post_dataset(
     ] = None,
 ) -> Dataset:
     """Keep a dataset: octets (m = 256), token ids as JSON, or a file of them (.npy, uint16 little endian), also as multipart."""
-    if held.store.used_bytes() + int(request.headers.get("content-length") or 0) > held.settings.max_stored_bytes:
-        raise StorageFullError("the store is full (CODELENGTH_MAX_STORED_BYTES); delete datasets or transmissions")
-    with held.store.incoming() as (_, upload), held.store.incoming() as (path, file):
-        wanted = Wanted(name=name, form=form, vocabulary_size=vocabulary_size)
-        wanted, media_type = await receive(request, upload, held.settings.max_upload_bytes, wanted)
-        chosen = wanted.form or form_of(media_type)
-        if chosen != "octets":
-            media_type = MEDIA_TYPES[chosen]
-        upload.seek(0)
-        vocabulary, tokens, size, sha256 = await asyncio.to_thread(read, chosen, upload, file, wanted.vocabulary_size)
-        if tokens > held.settings.max_tokens:
-            raise TooLargeError(f"a dataset of {tokens} tokens", held.settings.max_tokens, "CODELENGTH_MAX_TOKENS")
+    async with uploaded(request, held, name, form, vocabulary_size) as upload:
         with contextlib.suppress(NotFoundError):
-            known = held.store.dataset(sha256)
+            known = held.store.dataset(upload.sha256)
             response.status_code = 200
             return known
-        held.store.adopt(path, sha256)
-    dataset = Dataset(
-        id=sha256,
-        sha256=sha256,
-        vocabulary=vocabulary.kind,
-        vocabulary_size=vocabulary.size,
-        tokens=tokens,
-        bytes=size,
-        media_type=media_type,
-        name=wanted.name,
-    )
+        held.store.adopt(upload.path, upload.sha256)
+    dataset = upload.dataset()
     held.store.put_dataset(dataset)
     return dataset
 
@@ -176,7 +131,8 @@ async def post_transmission(
 ) -> Transmission:
     """Send a dataset to Bob. It starts at once, or waits its turn; watch it under its Location."""
     dataset = held.store.dataset(wanted.dataset)
-    spec, name = _resolve(wanted.code, dataset)
+    spec, name = _resolve(wanted, dataset)
+    origin, assets = origin_of(held, spec)
     if spec.memory_bytes > held.settings.max_model_bytes:
         raise TooLargeError(f"a model of {spec.memory_bytes} bytes", held.settings.max_model_bytes, "CODELENGTH_MAX_MODEL_BYTES")
     if not held.pool.sources:
@@ -187,11 +143,13 @@ async def post_transmission(
         id=uuid.uuid4().hex,
         dataset=dataset,
         code=CodeReference.of(name, spec),
+        regime=spec.training.kind,
+        corpus=None if spec.start is None else spec.start.corpus,
         send_f=wanted.send_f,
-        f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources)),
+        f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources, assets)),
     )
     held.registry.add(record)
-    sending = Sending(held, Recorder(held.registry, record, "encode"), spec)
+    sending = Sending(held, Recorder(held.registry, record, "encode"), spec, origin)
     request.app.state.sendings[record.id] = sending
     held.registry.start(record.id, _run(request.app, record.id, sending))
     response.headers["Location"] = f"/transmissions/{record.id}"
@@ -205,11 +163,17 @@ async def _run(app: FastAPI, identifier: str, sending: Sending) -> None:
         app.state.sendings.pop(identifier, None)
 
 
-def _resolve(code: str | dict[str, Any], dataset: Dataset) -> tuple[CodeSpec, str]:
-    spec = spec_of(code, dataset.as_vocabulary())
+def _resolve(wanted: TransmissionRequest, dataset: Dataset) -> tuple[CodeSpec, str]:
+    spec = spec_of(wanted.code, dataset.as_vocabulary())
     if spec.vocabulary != dataset.as_vocabulary():
         raise VocabularyError(f"the code is for m = {spec.vocabulary_size}, the dataset has m = {dataset.vocabulary_size}")
-    return spec, code if isinstance(code, str) else "custom"
+    start = spec.start
+    if wanted.steps is not None or wanted.corpus is not None:
+        if wanted.steps is None or (wanted.steps and wanted.corpus is None):
+            raise MalformedRequestError("corpus and steps come together")
+        start = Start(corpus=wanted.corpus, steps=wanted.steps) if wanted.corpus is not None and wanted.steps else None
+    frozen = spec.frozen if wanted.regime is None else wanted.regime == "frozen"
+    return spec.with_training(frozen=frozen, start=start), wanted.code if isinstance(wanted.code, str) else "custom"
 
 
 def _sending(request: Request, held: Services, identifier: str) -> Sending:
@@ -246,5 +210,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = build_app("alice", "Holds datasets and sends them to Bob as an arithmetic code.", settings or Settings())
     app.state.sendings = {}
     app.include_router(reading_routes())
+    app.include_router(corpora_routes())
     app.include_router(routes)
     return app

@@ -28,6 +28,7 @@ from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import ConnectionMeter, MeteredClientConnection
 from shared.service.pool import Worker
 from shared.service.settings import Settings
+from shared.service.snapshots import Origin
 from shared.service.transfer import Conversation, Recorder, side_by_side
 from shared.service.worker import EncodeJob, reset_peak_memory
 
@@ -111,10 +112,11 @@ def _refusal(refused: websockets.InvalidStatus) -> RefusedError:
 class Sending:
     """The transmission of one record."""
 
-    def __init__(self, held: Services, recorder: Recorder, spec: CodeSpec) -> None:
+    def __init__(self, held: Services, recorder: Recorder, spec: CodeSpec, origin: Origin | None = None) -> None:
         self._held = held
         self._recorder = recorder
         self._spec = spec
+        self._origin = origin
         self._worker: Worker | None = None
 
     async def run(self) -> None:
@@ -190,7 +192,9 @@ class Sending:
             archive, _ = self._held.pool.sources[source_module(spec)]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))
         path = self._held.store.object(record.dataset.id)
-        await worker.run(EncodeJob(spec=spec.canonical_bytes(), path=str(path), sha256=record.dataset.sha256))
+        await worker.run(
+            EncodeJob(spec=spec.canonical_bytes(), path=str(path), sha256=record.dataset.sha256, origin=self._origin)
+        )
         self._worker = worker
         self._recorder.state("running")
 

@@ -16,6 +16,7 @@ from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, problem_response, reading_routes
 from shared.service.auth import require_token, websocket_authorised
+from shared.service.corpora import corpora_routes
 from shared.service.errors import ConflictError, NotFoundError, Problem, StorageFullError, UnauthorizedError
 from shared.service.forms import MEDIA_TYPES, Form, form_of, write
 from shared.service.records import Transmission
@@ -192,6 +193,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = build_app("bob", "Decodes what Alice sends, and tells what it cost.", settings or Settings())
     app.state.receivings = receivings
     app.include_router(reading_routes())
+    app.include_router(corpora_routes())
     app.include_router(routes)
     app.add_api_websocket_route(CHANNEL_PATH, channel)
     return app

@@ -16,6 +16,7 @@ from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import token_width
 from shared.service.app import Services
+from shared.service.corpora import origin_of
 from shared.service.errors import (
     BusyError,
     ConflictError,
@@ -31,6 +32,7 @@ from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import SCOPE_KEY, ConnectionMeter
 from shared.service.pool import Worker
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission, measured_f
+from shared.service.snapshots import Origin
 from shared.service.transfer import Conversation, Recorder, clip, side_by_side
 from shared.service.worker import DecodeJob, reset_peak_memory
 
@@ -80,6 +82,7 @@ class Receiving:
         self._link = link
         self._conversation = Conversation(Role.BOB, link)
         self.recorder: Recorder | None = None
+        self._origin: Origin | None = None
 
     async def run(self) -> None:
         """Do all of it; the record, if it came to one, says how it ended. Raises nothing of ours."""
@@ -149,6 +152,7 @@ class Receiving:
             state = held.registry.get(hello.transmission).state
             raise ConflictError(f"transmission {hello.transmission} is known already, and {state}")
         spec = CodeSpec.parse(hello.spec)
+        self._origin, assets = origin_of(held, spec)
         if spec.memory_bytes > settings.max_model_bytes:
             raise TooLargeError(f"a model of {spec.memory_bytes} bytes", settings.max_model_bytes, "CODELENGTH_MAX_MODEL_BYTES")
         tokens = hello.tokens or 0
@@ -174,7 +178,9 @@ class Receiving:
                 name=hello.name,
             ),
             code=CodeReference.of(hello.code or "custom", spec),
-            f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources)),
+            regime=spec.training.kind,
+            corpus=None if spec.start is None else spec.start.corpus,
+            f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources, assets)),
         )
         return record, spec
 
@@ -193,6 +199,7 @@ class Receiving:
                 max_tokens=limit,
                 ours=ours,
                 theirs=hello.runtime,
+                origin=self._origin,
             )
         )
         await conversation.say(Accept(block=0, runtime=ours))

@@ -62,6 +62,10 @@ Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
 Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
+Corpus = Annotated[
+    Path | None,
+    typer.Option(help="A file that both sides hold and train on first; f is charged for it. Of the same form as FILE."),
+]
 Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
 _MEMORY = "512M"
 _TOO_SLOW_FOR_A_DEMO = ("transformer", "transformer-tables")
@@ -74,6 +78,12 @@ def transmit(
     as_json: AsJson = False,
     send_f: Annotated[bool, typer.Option("--send-f", help="Send f's source too; Bob compares it with his.")] = False,
     save: Annotated[Path | None, typer.Option(help="Write Bob's reconstruction to this file.")] = None,
+    corpus: Corpus = None,
+    steps: Annotated[int, typer.Option(min=0, help="Segments of the corpus that both sides train on first, k.")] = 0,
+    regime: Annotated[
+        str | None,
+        typer.Option(help="online: k grows while FILE is sent; frozen: p^(k) is fixed.", show_default="as the code has it"),
+    ] = None,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
     alice: Alice = None,
@@ -85,11 +95,21 @@ def transmit(
     _must_be_readable(file, as_json=as_json)
     if (alice is None) != (bob is None):
         die(USAGE, "--alice and --bob come together")
+    if regime not in (None, "online", "frozen"):
+        die(USAGE, f"there is no regime {regime!r}: online or frozen")
+    if corpus is None and steps:
+        die(USAGE, "--steps needs a --corpus to take them on")
+    if corpus is not None:
+        _must_be_readable(corpus, as_json=as_json)
     chosen = _code(code, as_json=as_json)
     with ExitStack() as stack:
         client = _client(stack, alice, bob, wire, warm=chosen if isinstance(chosen, str) else "", as_json=as_json)
         dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
-        result = _transmit(client, dataset["id"], chosen, send_f=send_f, as_json=as_json)
+        training: dict[str, Any] = {} if regime is None else {"regime": regime}
+        if corpus is not None:
+            held = _post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+            training |= {"corpus": held["id"], "steps": steps}
+        result = _transmit(client, dataset["id"], chosen, send_f=send_f, training=training, as_json=as_json)
         if save is not None and result["state"] == "verified":
             try:
                 client.reconstruction(result["transmission"], save)
@@ -447,29 +467,40 @@ def _client(
     return client
 
 
-def _post(client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_json: bool) -> dict[str, Any]:
+def _post(
+    client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_corpus: bool = False, as_json: bool
+) -> dict[str, Any]:
     from harness.transmit import FORMS, RequestError
 
     if form not in FORMS:
         fail(USAGE, f"there is no form {form!r}: {', '.join(FORMS)}", as_json=as_json)
     try:
-        return client.post_file(file, form, vocabulary_size)
+        return (client.post_corpus if as_corpus else client.post_file)(file, form, vocabulary_size)
     except RequestError as error:
         fail(_status(error), f"{file}: {error}", as_json=as_json, slug=error.slug)
 
 
 def _transmit(
-    client: "Client", dataset: str, code: str | dict[str, Any], *, send_f: bool = False, as_json: bool = False
+    client: "Client",
+    dataset: str,
+    code: str | dict[str, Any],
+    *,
+    send_f: bool = False,
+    training: dict[str, Any] | None = None,
+    as_json: bool = False,
 ) -> dict[str, Any]:
     from harness.transmit import LedgerError, RequestError
 
     with terminal.Progress(code if isinstance(code, str) else "custom", "tokens") as progress:
 
         def show(record: dict[str, Any]) -> None:
-            progress.update(record["tokens_done"], record["dataset"]["tokens"], record["state"])
+            state = record["state"]
+            if record["corpus"] is not None and not record["tokens_done"]:
+                state = f"{state}, {record['steps']:,} steps on the corpus"
+            progress.update(record["tokens_done"], record["dataset"]["tokens"], state)
 
         try:
-            return client.transmit(dataset, code, send_f=send_f, progress=show)
+            return client.transmit(dataset, code, send_f=send_f, training=training, progress=show)
         except RequestError as error:
             fail(_status(error), str(error), as_json=as_json, slug=error.slug)
         except LedgerError as error:

@@ -15,13 +15,15 @@ _COLUMNS: Final = ("code", "S_0", "S_k", "r_k", "net of |f|", "bits/byte", "z", 
 
 def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The rows of the ledger; sizes in bytes, rounded up from bits."""
-    rows: list[tuple[str, ...]] = [_COLUMNS]
+    charged = any(result["f_bits"]["assets"] for result in results)
+    rows: list[tuple[str, ...]] = [_COLUMNS[:1] + (("assets",) if charged else ()) + _COLUMNS[1:]]
     for result in results:
         seconds = result["seconds"]["total"] or 0
         size = result["dataset"]["bytes"] or 0
         rows.append(
             (
-                result["code"]["name"],
+                code_label(result),
+                *((in_bytes(result["f_bits"]["assets"]),) if charged else ()),
                 in_bytes(result["s0_bits"]),
                 in_bytes(result["sk_bits"]),
                 rate(result["compression_rate"]),
@@ -36,6 +38,11 @@ def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def code_label(result: dict[str, Any]) -> str:
+    """The code's name, and whether it was frozen."""
+    return str(result["code"]["name"]) + (" frozen" if result["regime"] == "frozen" else "")
 
 
 def in_bytes(bits: float | None) -> str:

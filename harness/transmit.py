@@ -63,7 +63,9 @@ class Client:
 
     def post_file(self, path: Path, form: str = "octets", vocabulary_size: int | None = None) -> dict[str, Any]:
         """Give Alice a file, streamed. form: one of `FORMS`."""
+        return self._post_file(f"{self._urls.alice}/datasets", path, form, vocabulary_size)
 
+    def _post_file(self, url: str, path: Path, form: str, vocabulary_size: int | None) -> dict[str, Any]:
         def parts() -> Iterator[bytes]:
             with path.open("rb") as file:
                 while data := file.read(1 << 20):
@@ -73,7 +75,12 @@ class Client:
         if vocabulary_size is not None:
             query["vocabulary_size"] = vocabulary_size
         headers = {"Content-Type": "application/octet-stream"}
-        return self._json("POST", f"{self._urls.alice}/datasets", params=query, content=parts(), headers=headers)
+        return self._json("POST", url, params=query, content=parts(), headers=headers)
+
+    def post_corpus(self, path: Path, form: str = "octets", vocabulary_size: int | None = None) -> dict[str, Any]:
+        """Give Alice and Bob a corpus; its record."""
+        self._post_file(f"{self._urls.bob}/corpora", path, form, vocabulary_size)
+        return self._post_file(f"{self._urls.alice}/corpora", path, form, vocabulary_size)
 
     def transmit(
         self,
@@ -81,13 +88,15 @@ class Client:
         code: str | dict[str, Any],
         *,
         send_f: bool = False,
+        training: dict[str, Any] | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Transmit a dataset that Alice holds; returns the object that `transmit --json` prints.
 
+        training: `corpus`, `steps` and `regime`, where they are not the code's own.
         Raises `RequestError`, or `LedgerError` where a verified transmission's counts disagree.
         """
-        body = {"dataset": dataset, "code": code, "send_f": send_f}
+        body = {"dataset": dataset, "code": code, "send_f": send_f, **(training or {})}
         record = self._json("POST", f"{self._urls.alice}/transmissions", json=body)
         identifier = record["id"]
         try:
@@ -165,6 +174,8 @@ class Client:
             "state": sent["state"],
             "dataset": dataset,
             "code": {name: sent["code"][name] for name in ("name", "digest")},
+            "regime": sent["regime"],
+            "corpus": sent["corpus"],
             "steps": sent["steps"],
             "f_bits": sent["f_bits"],
             "nll_bits": sent["nll_bits"],
@@ -172,6 +183,7 @@ class Client:
             **{name: sent[name] for name in figures},
             "wire": wire,
             "seconds": {
+                "prepare": sent["seconds"].get("prepare"),
                 "encode": sent["seconds"].get("encode"),
                 "decode": received["seconds"].get("decode") if received else None,
                 "total": sent["seconds"].get("total"),

@@ -4,7 +4,8 @@
     ├── InputError                      what the caller gave cannot be used
     │   ├── SpecError
     │   ├── UnknownPresetError
-    │   └── VocabularyError
+    │   ├── VocabularyError
+    │   └── CorpusError
     ├── CodecError                      coding cannot go on
     │   ├── StateError
     │   ├── CorruptCodeError
@@ -20,6 +21,7 @@
         │   └── LimitError
         ├── RefusedError                Bob said no
         ├── DivergedError               the two sides' f differ, or z was damaged
+        ├── StartMismatchError          the two sides' models differ before the first token
         ├── DigestMismatchError         the reconstruction is not D
         ├── PeerLostError               the connection went away
         ├── PeerFailedError             the peer reported an error
@@ -40,6 +42,7 @@ from typing import NamedTuple
 from shared.code.errors import (
     CodecError,
     CodelengthError,
+    CorpusError,
     CorruptCodeError,
     InputError,
     MachineError,
@@ -145,6 +148,22 @@ class DivergedError(ChannelError):
         return (
             f"the check over tokens {self.first} to {self.last - 1} failed: the code was damaged on its way, or the two sides "
             f"compute f differently (here: {self.ours}; peer: {self.theirs})"
+        )
+
+
+class StartMismatchError(ChannelError):
+    """After their training on the corpus, before the first token, the two sides' models differ. Digests are SHA-256 in hex."""
+
+    def __init__(self, steps: int, ours: str, theirs: str) -> None:
+        super().__init__(steps, ours, theirs)
+        self.steps = steps
+        self.ours = ours
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        return (
+            f"after {self.steps} steps on the corpus the models differ: SHA-256 {self.ours} here, {self.theirs} at the peer; "
+            "one side's snapshot is false, or its machine does not compute f exactly"
         )
 
 
@@ -264,6 +283,7 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     SpecError: Description("invalid-spec", 4001, 422),
     UnknownPresetError: Description("unknown-code", 4002, 422),
     VocabularyError: Description("not-in-vocabulary", 4003, 422),
+    CorpusError: Description("corpus-unavailable", 4004, 422),
     CodecError: Description("codec", 4010, 500),
     StateError: Description("invalid-state", 4011, 500),
     CorruptCodeError: Description("corrupt-code", 4012, 500),
@@ -280,6 +300,7 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     RefusedError: Description("refused", 4030, 502),
     DivergedError: Description("diverged", 4031, 502),
     DigestMismatchError: Description("digest-mismatch", 4032, 502),
+    StartMismatchError: Description("start-mismatch", 4036, 502),
     PeerLostError: Description("peer-lost", 4033, 502),
     PeerFailedError: Description("peer-failed", 4034, 502),
     CancelledTransmissionError: Description("cancelled", 4035, 409),

@@ -286,6 +286,15 @@ class Restart(Message):
     code: str = _is(_text(64))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared(Message):
+    """Alice's model after the training that the spec starts with, before the first token (P-18)."""
+
+    number: ClassVar = 15
+    summary: ClassVar = "the model after its steps on the corpus: the state's SHA-256"
+    digest: bytes = _is(_fixed(32))
+
+
 MESSAGES: Final[dict[int, type[Message]]] = {cls.number: cls for cls in Message.__subclasses__()}
 _KINDS: Final[dict[type[Message], tuple[tuple[str, _Kind], ...]]] = {
     cls: tuple((item.name, item.metadata["kind"]) for item in dataclasses.fields(cls)) for cls in MESSAGES.values()

@@ -6,14 +6,14 @@ sides compare (`check`). Nothing here knows channels, files or clocks.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from shared.code import arithmetic
-from shared.code.errors import StateError
+from shared.code.errors import CorpusError, StateError
 from shared.code.models import build
 from shared.code.models.base import I64, U32, Predictor
 from shared.code.spec import NETWORKS, CodeSpec
@@ -72,7 +72,7 @@ class _Codec:
 
     def __init__(self, spec: CodeSpec, predictor: Predictor | None) -> None:
         self.spec = spec
-        self._predictor = predictor or build(spec)
+        self._predictor = predictor or first_predictor(spec)
         self.position = 0
         """Tokens coded."""
         self.nll_units = 0
@@ -97,6 +97,10 @@ class _Codec:
     def frequencies(self) -> I64 | None:
         """The integer frequencies [m] of the token coded last; None where a token is not one decision of the coder."""
         return self._predictor.frequencies
+
+    def model_digest(self) -> bytes:
+        """SHA-256 of the predictor's state, 32 bytes."""
+        return self._predictor.digest()
 
     def check(self, *, with_digest: bool) -> Check:
         """Describe the block just finished; starts the next CRC."""
@@ -146,12 +150,15 @@ class Encoder(_Codec):
         self.costs: U32 = np.zeros(0, dtype=np.uint32)
         """Costs of the last complete block's tokens, in units of 2^-24 bit."""
 
-    def encode_block(self, tokens: Tokens) -> Iterator[Segment]:
-        """Code one block, segment by segment; drain between them as you like. Raises `VocabularyError` before it starts."""
+    def encode_block(self, tokens: Tokens, *, skipped: int = 0) -> Iterator[Segment]:
+        """Code one block, segment by segment, but for the first `skipped`; drain between them as you like.
+
+        Raises `VocabularyError` before it starts.
+        """
         check_range(tokens, self.spec.vocabulary, position=self.position)
         layout = _Layout(len(tokens), self.spec.streams)
         layout.grid.reshape(-1)[: len(tokens)] = tokens
-        for first in range(0, layout.rows, self.spec.segment_tokens):
+        for first in range(skipped * self.spec.segment_tokens, layout.rows, self.spec.segment_tokens):
             rows = min(self.spec.segment_tokens, layout.rows - first)
             part, lengths, costs = layout.segment(first, rows)
             self._coder.reserve(rows * self._predictor.max_decisions)
@@ -253,3 +260,55 @@ class Decoder(_Codec):
             raise RuntimeError("the block is not complete")
         self._layout = None
         return layout.flat(layout.grid), layout.flat(layout.costs)
+
+
+def first_predictor(spec: CodeSpec) -> Predictor:
+    """P^(0), frozen where the spec is. Raises `CorpusError` where the spec starts from a corpus: see `prepare`."""
+    if spec.start is not None:
+        raise CorpusError(spec.start.corpus, "the code starts from it, and it is not given")
+    predictor = build(spec)
+    if spec.frozen:
+        predictor.freeze()
+    return predictor
+
+
+def prepare(
+    spec: CodeSpec,
+    blocks: Callable[[], Iterable[Tokens]],
+    predictor: Predictor | None = None,
+    *,
+    finish: Callable[[Predictor], None] = lambda _: None,
+) -> Iterator[tuple[Predictor, bool]]:
+    """The predictor at step k of a spec that starts from a corpus: after every segment the predictor, and whether it is done.
+
+    blocks: the corpus, in blocks of `block_tokens`, from its beginning, as often as it is called. It is coded as D would be, to
+    nowhere: in the same blocks, rows and segments, one step for each, and from the beginning again where it ends. predictor: one
+    that has taken some of these steps. The done one is frozen where the spec is, after `finish` has seen it.
+    Raises `CorpusError` if the corpus is empty.
+    """
+    start = spec.start
+    assert start is not None
+    predictor = predictor or build(spec)
+    encoder = Encoder(spec, predictor)
+    done = start.steps if predictor.steps == start.steps else 0  # steps passed over or taken
+    while done < start.steps:
+        before = done
+        for block in blocks():
+            rows = -(-len(block) // spec.streams)
+            segments = -(-rows // spec.segment_tokens)
+            skipped = min(segments, max(0, predictor.steps - done))
+            done += skipped
+            for _ in encoder.encode_block(block, skipped=skipped) if done < start.steps else ():
+                encoder.drain()
+                done += 1
+                if done == start.steps:
+                    break
+                yield predictor, False
+            if done == start.steps:
+                break
+        if done == before:
+            raise CorpusError(start.corpus, "it is empty, nothing can be learned from it")
+    finish(predictor)
+    if spec.frozen:
+        predictor.freeze()
+    yield predictor, True

@@ -36,6 +36,18 @@ class UnknownPresetError(InputError):
         return f"no preset is called {self.name[:64]!r}; there are {', '.join(self.known)}"
 
 
+class CorpusError(InputError):
+    """A corpus that the code starts from is not held, is not the one named, or cannot be trained on."""
+
+    def __init__(self, sha256: str, reason: str) -> None:
+        super().__init__(sha256, reason)
+        self.sha256 = sha256
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the corpus {self.sha256}: {self.reason}"
+
+
 class VocabularyError(InputError):
     """A token outside the vocabulary, or data that cannot be read as tokens of it."""
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from shared.code.codec import Encoder
 from shared.code.models import preset
-from shared.code.spec import CodeSpec
-from shared.code.vocabulary import to_tokens
+from shared.code.spec import CodeSpec, Vocabulary
+from shared.code.vocabulary import Tokens, to_tokens, token_width
 
 _PACKAGE: Final = "shared.code"
 
@@ -71,6 +71,17 @@ def archive(spec: CodeSpec, sources: Mapping[str, bytes]) -> bytes:
     return b"".join(b"%s %d\n%s" % (name.encode(), len(sources[name]), sources[name]) for name in required_modules(spec, sources))
 
 
+def asset_bits(blocks: Iterable[Tokens], vocabulary: Vocabulary) -> int:
+    """What an asset is charged: its canonical bytes as they are or under the `ngram` preset, whichever is less. In bits."""
+    encoder = Encoder(preset("ngram", vocabulary))
+    tokens = 0
+    for block in blocks:
+        tokens += len(block)
+        for _ in encoder.encode_block(block):
+            encoder.drain()
+    return min(encoder.finish(), 8 * token_width(vocabulary) * tokens)
+
+
 def compress(data: bytes) -> tuple[bytes, int]:
     """Code octets with the `ngram` preset; returns z and its length in bits."""
     spec = preset("ngram")
@@ -83,7 +94,7 @@ def compress(data: bytes) -> tuple[bytes, int]:
     return b"".join([*parts, encoder.drain()]), bits
 
 
-def measure_f(spec: CodeSpec, sources: Mapping[str, bytes], assets: Iterable[bytes] = ()) -> FBits:
-    """|f| of a spec; assets are counted as they are."""
+def measure_f(spec: CodeSpec, sources: Mapping[str, bytes], assets: int = 0) -> FBits:
+    """|f| of a spec. assets: what its assets are charged, in bits; see `asset_bits`."""
     _, source_bits = compress(archive(spec, sources))
-    return FBits(spec=8 * len(spec.canonical_bytes()), source=source_bits, assets=8 * sum(map(len, assets)))
+    return FBits(spec=8 * len(spec.canonical_bytes()), source=source_bits, assets=assets)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from shared.code.errors import SpecError
 
@@ -179,11 +179,40 @@ class Adam(_Part):
     beta2: int = Field(default=1_038_090, ge=0, lt=1 << 20)
 
 
-class OnlineTraining(_Part):
+class Start(_Part):
+    """Training before D is sent: `steps` segments of a corpus that both sides hold, from its beginning again where it ends.
+
+    corpus: its identity, a SHA-256 as a dataset has it, over the spec's vocabulary. It is part of f, and charged as an asset.
+    """
+
+    corpus: str = Field(pattern=r"^[0-9a-f]{64}$")
+    steps: int = Field(ge=1, le=1 << 40)
+
+
+class _Training(_Part):
+    """What both regimes have in common: the optimiser, and the model at the first token, p^(0) or one that has been trained."""
+
+    optimizer: Adam = Adam()
+    start: Start | None = None
+
+
+class OnlineTraining(_Training):
     """k grows while D is sent."""
 
     kind: Literal["online"] = "online"
-    optimizer: Adam = Adam()
+
+
+class FrozenTraining(_Training):
+    """p^(k) is fixed before D is sent; only the context, the tokens before, still moves."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+def _regime(value: Any) -> Any:
+    return value.get("kind", "online") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Training = Annotated[Annotated[OnlineTraining, Tag("online")] | Annotated[FrozenTraining, Tag("frozen")], Discriminator(_regime)]
 
 
 class CodeSpec(_Part):
@@ -196,7 +225,7 @@ class CodeSpec(_Part):
     format: Literal[1] = 1
     vocabulary: Vocabulary = BytesVocabulary()
     model: Model
-    training: OnlineTraining = OnlineTraining()
+    training: Training = OnlineTraining()
     block_tokens: int = Field(default=65_536, ge=1, le=1 << 24)
     segment_tokens: int = Field(default=4_096, ge=1, le=1 << 16)
     streams: int = Field(default=1, ge=1, le=1 << 12)
@@ -227,7 +256,24 @@ class CodeSpec(_Part):
             model = self.model.memory_bytes(self.vocabulary_size, self.segment_tokens, self.streams)
         else:
             model = self.model.memory_bytes(self.vocabulary_size)
-        return model + 16 * self.block_tokens + 256 * self.segment_tokens
+        frozen = self.frozen and not isinstance(self.model, UniformModel | FrequencyModel | NgramModel)
+        history = 4 << (self.model.history_bits if isinstance(self.model, MixingModel) else 22)
+        return model + 16 * self.block_tokens + 256 * self.segment_tokens + frozen * history
+
+    @property
+    def frozen(self) -> bool:
+        """Whether p^(k) is fixed while D is sent."""
+        return isinstance(self.training, FrozenTraining)
+
+    @property
+    def start(self) -> Start | None:
+        """The training before D is sent, if there is any."""
+        return self.training.start
+
+    def with_training(self, *, frozen: bool, start: Start | None) -> Self:
+        """The same code in a regime and with a start."""
+        regime = FrozenTraining if frozen else OnlineTraining
+        return self.model_copy(update={"training": regime(optimizer=self.training.optimizer, start=start)})
 
     def canonical_bytes(self) -> bytes:
         """The one serialisation of this spec, ASCII."""
@@ -236,6 +282,8 @@ class CodeSpec(_Part):
         fields["model"] = {**fields.get("model", {}), "kind": self.model.kind}
         if "vocabulary" in fields:
             fields["vocabulary"]["kind"] = self.vocabulary.kind
+        if self.frozen:
+            fields["training"] = {**fields.get("training", {}), "kind": self.training.kind}
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
     def digest(self) -> str:

@@ -50,6 +50,7 @@ class Services:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.settings = settings
+        self.name = name
         self.store = Store(settings.state_directory / name)
         self.registry = Registry(self.store)
         self.pool = WorkerPool(settings)
@@ -79,14 +80,14 @@ class TransmissionList(BaseModel):
 
 
 class _BodyLimit:
-    """Bodies are read into memory before they are judged, save a dataset's, which is streamed: they must not be large."""
+    """Bodies are read into memory before they are judged, save datasets and corpora, which are streamed: they must be small."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if scope["type"] != "http" or scope["path"] == "/datasets":
+        if scope["type"] != "http" or scope["path"] in ("/datasets", "/corpora"):
             await self._app(scope, receive, send)
             return
         size = 0

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from shared.channel.errors import BadFrameError, DigestMismatchError, DivergedError, LimitError
-from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message
+from shared.channel.errors import BadFrameError, DigestMismatchError, DivergedError, LimitError, StartMismatchError
+from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message, Prepared
 from shared.code import codec
 from shared.code.arithmetic import BYTES_PER_DECISION
 from shared.code.codec import Decoder, Encoder
@@ -78,6 +78,8 @@ class TransmissionEncoder:
         predictable, that Bob would refuse to keep as many waiting for their code.
         """
         spec, encoder = self.encoder.spec, self.encoder
+        if spec.start is not None and encoder.position == 0:
+            yield Prepared(digest=encoder.model_digest())
         digest = dataset_digest(spec.vocabulary)
         started = self._clock()
         for index, (block, last) in enumerate(_with_last(self._blocks)):
@@ -167,11 +169,18 @@ class TransmissionDecoder:
         self._last_byte = 0
         self._starved = False  # whether decoding has stopped for want of z, and none has come since
         self._agreed = 0  # tokens before the last check that held
+        self._proven = spec.start is None  # whether both sides' models are known to be one before the first token (P-18)
 
     def take(self, message: Message) -> None:
         """Accept BLOCK, DATA, CHECK or END. Raises a `RemoteProtocolError` where they contradict each other."""
         spec = self.decoder.spec
+        if not (self._proven or self.decoder.position or isinstance(message, Prepared)):
+            raise BadFrameError(f"{type(message).__name__.upper()} comes before PREPARED")
         match message:
+            case Prepared(digest=theirs):
+                if self._proven:
+                    raise BadFrameError("PREPARED has no place here")
+                self._compare(theirs)
             case Block(index=index, tokens=tokens):
                 if self._length_known or index != self._announced or not 1 <= tokens < spec.block_tokens:
                     raise BadFrameError(f"BLOCK {index} of {tokens} tokens has no place here")
@@ -230,6 +239,13 @@ class TransmissionDecoder:
                 break
         if self._end is not None and not self.finished:
             self._finish(self._end)
+
+    def _compare(self, theirs: bytes) -> None:
+        ours, start = self.decoder.model_digest(), self.decoder.spec.start
+        assert start is not None
+        if ours != theirs:
+            raise StartMismatchError(start.steps, ours.hex(), theirs.hex())
+        self._proven = True
 
     def _check(self, theirs: Check) -> tuple[Tokens, Tokens]:
         ours: codec.Check = self.decoder.check(with_digest=theirs.digest is not None)

@@ -17,6 +17,7 @@ DATASET: Final[dict[str, Any]] = {
     "name": "hello.txt",
     "created_at": _TIME,
 }
+CORPUS: Final[dict[str, Any]] = {**DATASET, "name": "shakespeare.txt", "asset_bits": 88}
 CODE: Final[dict[str, Any]] = {
     "name": "ngram",
     "digest": "920cfbe56b797f9c79417c10caf2d7059178c10e3070e488d81c2d6b6c8b94f1",
@@ -38,6 +39,8 @@ TRANSMISSION: Final[dict[str, Any]] = {
     "state": "verified",
     "dataset": DATASET,
     "code": CODE,
+    "regime": "online",
+    "corpus": None,
     "send_f": False,
     "notes": [],
     "steps": 1,
@@ -69,6 +72,8 @@ PROBLEM: Final[dict[str, Any]] = {
 EXAMPLES: Final[dict[str, Any]] = {
     "Dataset": DATASET,
     "DatasetList": {"datasets": [DATASET]},
+    "Corpus": CORPUS,
+    "CorpusList": {"corpora": [CORPUS]},
     "Code": {**CODE, "f_bits": _F_BITS, "summary": "contexts of 0 to 5 tokens, hashed, mixed and learned online"},
     "CodeList": {"codes": [{**CODE, "f_bits": _F_BITS, "summary": "contexts of 0 to 5 tokens"}]},
     "Transmission": TRANSMISSION,

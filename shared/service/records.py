@@ -43,6 +43,12 @@ class Dataset(BaseModel):
         return BytesVocabulary() if self.vocabulary == "bytes" else IdsVocabulary(size=self.vocabulary_size)
 
 
+class Corpus(Dataset):
+    """Data that both sides hold and codes may start from. `asset_bits` is what |f| is charged for it."""
+
+    asset_bits: int
+
+
 class CodeReference(BaseModel):
     """A code f: the preset's name, the digest of the spec's canonical bytes, and the spec."""
 
@@ -80,7 +86,8 @@ class Reconstruction(BaseModel):
 class Transmission(BaseModel):
     """One transmission as one side sees it. Bits are exact sums; rates are null where they are undefined.
 
-    steps: k. nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
+    steps: k. regime: whether k grows while D is sent. corpus: what both sides trained on before.
+    nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
     notes: what somebody should know who trusts the result, in sentences.
     """
 
@@ -88,6 +95,8 @@ class Transmission(BaseModel):
     state: State = "queued"
     dataset: Dataset
     code: CodeReference
+    regime: Literal["online", "frozen"] = "online"
+    corpus: str | None = None
     send_f: bool = False
     steps: int = 0
     tokens_done: int = 0
@@ -165,9 +174,9 @@ def _code_sources() -> dict[str, tuple[bytes, int]]:
     return found
 
 
-def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]]) -> FBits:
-    """|f| of a spec whose source archive has been coded."""
-    return FBits(spec=8 * len(spec.canonical_bytes()), source=sources[source_module(spec)][1], assets=0)
+def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]], assets: int = 0) -> FBits:
+    """|f| of a spec whose source archive has been coded, and whose assets are charged `assets` bits."""
+    return FBits(spec=8 * len(spec.canonical_bytes()), source=sources[source_module(spec)][1], assets=assets)
 
 
 def codes(sources: dict[str, tuple[bytes, int]]) -> list[Code]:

@@ -1,7 +1,8 @@
 """What a service keeps: records in SQLite, contents in files named by their SHA-256. A file appears whole or not at all.
 
 <state>/records.sqlite3        datasets and transmissions, as JSON
-<state>/objects/<sha256>       canonical bytes of datasets and reconstructions
+<state>/objects/<sha256>       canonical bytes of datasets, corpora and reconstructions
+<state>/snapshots/             models after training on a corpus; a limit of their own holds for them
 <state>/transmissions/<id>/    what Bob writes while he decodes
 <state>/incoming/              uploads under way, emptied at the start
 """
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import IO
 
 from shared.service.errors import InterruptedTransmissionError, NotFoundError, problem_fields
-from shared.service.records import Dataset, Transmission, now
+from shared.service.records import Corpus, Dataset, Transmission, now
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS corpora (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS transmissions (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
 """
 
@@ -63,6 +65,26 @@ class Store:
         self._database.execute("DELETE FROM datasets WHERE id = ?", (identifier,))
         self._drop_object(identifier)
 
+    # corpora
+
+    def put_corpus(self, corpus: Corpus) -> None:
+        """Keep a record."""
+        self._put("corpora", corpus.id, corpus)
+
+    def corpus(self, identifier: str) -> Corpus:
+        """Raises `NotFoundError`."""
+        return Corpus.model_validate_json(self._get("corpora", identifier, "corpus"))
+
+    def corpora(self) -> list[Corpus]:
+        """All, oldest first."""
+        return [Corpus.model_validate_json(body) for body in self._all("corpora")]
+
+    def delete_corpus(self, identifier: str) -> None:
+        """Forget record and contents. Raises `NotFoundError`."""
+        self.corpus(identifier)
+        self._database.execute("DELETE FROM corpora WHERE id = ?", (identifier,))
+        self._drop_object(identifier)
+
     # transmissions
 
     def put_transmission(self, transmission: Transmission) -> None:
@@ -91,6 +113,11 @@ class Store:
 
     # contents
 
+    @property
+    def snapshots(self) -> Path:
+        """Where models are kept after training on a corpus."""
+        return self.directory / "snapshots"
+
     def object(self, sha256: str) -> Path:
         """The path of the contents with this identity."""
         return self._objects / sha256
@@ -118,10 +145,11 @@ class Store:
 
     def used_bytes(self) -> int:
         """Bytes of all files kept."""
-        return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+        everything = (path for path in self.directory.rglob("*") if path.is_file() and path.parent != self.snapshots)
+        return sum(path.stat().st_size for path in everything)
 
     def _drop_object(self, sha256: str) -> None:
-        held = any(dataset.id == sha256 for dataset in self.datasets())
+        held = any(one.id == sha256 for one in (*self.datasets(), *self.corpora()))
         held = held or any(item.reconstruction.sha256 == sha256 for item in self.transmissions())
         if not held:
             self.object(sha256).unlink(missing_ok=True)

@@ -150,6 +150,8 @@ class Recorder:
         record.tokens_done, record.steps = progress.tokens, progress.steps
         record.nll_bits, record.z_bits = progress.nll_bits, progress.z_bits
         record.seconds[self._coding] = progress.seconds
+        if progress.prepare_seconds is not None:
+            record.seconds["prepare"] = progress.prepare_seconds
         record.peak_memory_bytes = progress.peak_memory_bytes + peak_memory_bytes()
         record.notes += [note for note in progress.notes if note not in record.notes]
         self._update(save=False)

@@ -10,25 +10,38 @@ import sys
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from shared.service.kernels import prepare_kernel_cache, ready_for
 
+if TYPE_CHECKING:
+    from shared.code.models.base import Predictor
+    from shared.code.spec import CodeSpec
+
 PATH: Final = Path(__file__).parent / "golden" / "presets.json"
 _SIZES: Final = (256, 1000, 1 << 20)
 _NETWORK_SIZES: Final = (256, 1000)
 _NETWORK_TOKENS: Final = 3_000
+_CORPUS_TOKENS: Final = 1_500
+_STARTED: Final = {
+    "frequency m=256 frozen": ("frequency", True, 2),
+    "ngram m=256 frozen": ("ngram", True, 2),
+    "mixing m=256 frozen": ("mixing", True, 2),
+    "recurrent m=256 frozen": ("recurrent", True, 4),
+    "recurrent m=256 started": ("recurrent", False, 4),
+    "transformer-tables m=256 frozen": ("transformer-tables", True, 7),
+}
+"""Codes that start from a corpus: preset, whether frozen, and steps, which go past its end."""
 _MADE_WITH: Final = "made with"
 
 
 def compute(only: Collection[str] | None = None) -> dict[str, Any]:
     """Per preset and vocabulary size: the code's SHA-256, bits, cost units, CRC-32 and the state's digest.
 
-    only: keys of the result to be computed; all if not given.
+    Also of some codes that start from a corpus. only: keys of the result to be computed; all if not given.
     """
-    from shared.code.codec import Encoder
     from shared.code.models import PRESETS, preset
     from shared.code.spec import NETWORKS, BytesVocabulary, IdsVocabulary
 
@@ -39,24 +52,48 @@ def compute(only: Collection[str] | None = None) -> dict[str, Any]:
             if only is not None and f"{name} m={size}" not in only:
                 continue
             spec = preset(name, BytesVocabulary() if size == 256 else IdsVocabulary(size=size))
-            ready_for(spec)
-            tokens = _tokens(size)[: _NETWORK_TOKENS if network else None]
-            encoder = Encoder(spec)
-            z = b"".join(encoder.drain() for _ in encoder.encode_block(tokens))
-            bits = encoder.finish()
-            z += encoder.drain()
-            check = encoder.check(with_digest=True)
-            assert check.digest is not None
-            out[f"{name} m={size}"] = {
-                "spec_sha256": spec.digest(),
-                "z_sha256": hashlib.sha256(z).hexdigest(),
-                "z_begins": z[:16].hex(),
-                "z_bits": bits,
-                "nll_units": encoder.nll_units,
-                "crc": check.crc,
-                "state_sha256": check.digest.hex(),
-            }
+            out[f"{name} m={size}"] = _compute(spec, _tokens(size)[: _NETWORK_TOKENS if network else None])
+    for key, (name, frozen, steps) in _STARTED.items():
+        if only is None or key in only:
+            out[key] = _compute_started(preset(name), frozen=frozen, steps=steps)
     return out
+
+
+def _compute_started(spec: "CodeSpec", *, frozen: bool, steps: int) -> dict[str, Any]:
+    """The vector of a spec that starts from a corpus of `_CORPUS_TOKENS` tokens, which it wraps, over those that follow."""
+    from shared.code.codec import prepare
+    from shared.code.spec import Start
+    from shared.code.vocabulary import dataset_digest, from_tokens
+
+    tokens = _tokens(spec.vocabulary_size)
+    corpus, rest = tokens[:_CORPUS_TOKENS], tokens[_CORPUS_TOKENS : 2 * _CORPUS_TOKENS]
+    digest = dataset_digest(spec.vocabulary)
+    digest.update(from_tokens(corpus, spec.vocabulary))
+    spec = spec.with_training(frozen=frozen, start=Start(corpus=digest.hexdigest(), steps=steps))
+    ready_for(spec)
+    *_, (predictor, _) = prepare(spec, lambda: [corpus])
+    return _compute(spec, rest, predictor)
+
+
+def _compute(spec: "CodeSpec", tokens: Any, predictor: "Predictor | None" = None) -> dict[str, Any]:
+    from shared.code.codec import Encoder
+
+    ready_for(spec)
+    encoder = Encoder(spec, predictor)
+    z = b"".join(encoder.drain() for _ in encoder.encode_block(tokens))
+    bits = encoder.finish()
+    z += encoder.drain()
+    check = encoder.check(with_digest=True)
+    assert check.digest is not None
+    return {
+        "spec_sha256": spec.digest(),
+        "z_sha256": hashlib.sha256(z).hexdigest(),
+        "z_begins": z[:16].hex(),
+        "z_bits": bits,
+        "nll_units": encoder.nll_units,
+        "crc": check.crc,
+        "state_sha256": check.digest.hex(),
+    }
 
 
 def _tokens(size: int) -> Any:

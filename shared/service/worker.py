@@ -14,6 +14,7 @@ import select
 import struct
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -25,11 +26,13 @@ from shared.channel.protocol import WINDOW_BYTES
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
+from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Tokens, from_tokens
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
 from shared.service.kernels import ready_for
 from shared.service.records import coded_sources
+from shared.service.snapshots import Origin, starting
 
 _LENGTH: Final = struct.Struct("<I")
 _BATCH_BYTES: Final = 1 << 15
@@ -40,16 +43,20 @@ _DURABLE_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeJob:
-    """Read canonical bytes at `path`, give messages. sha256: D's identity."""
+    """Read canonical bytes at `path`, give messages. sha256: D's identity. origin: where the spec starts from, if it does."""
 
     spec: bytes
     path: str
     sha256: str
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeJob:
-    """Take messages, write to `directory`: z, costs, blocks.jsonl and reconstruction. tokens: n, if HELLO said it."""
+    """Take messages, write to `directory`: z, costs, blocks.jsonl and reconstruction. tokens: n, if HELLO said it.
+
+    origin: where the spec starts from, if it does.
+    """
 
     spec: bytes
     directory: str
@@ -57,6 +64,7 @@ class DecodeJob:
     max_tokens: int
     ours: str
     theirs: str
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +81,7 @@ class Input:
 class Progress:
     """Where a job stands. nll_bits: Σ −log2 p so far. seconds: of coding. peak_memory_bytes: of this process in this job.
 
-    notes: what the model had to tell, in sentences.
+    notes: what the model had to tell, in sentences. prepare_seconds: of training on the corpus, where there is one.
     """
 
     tokens: int
@@ -83,6 +91,7 @@ class Progress:
     seconds: float
     peak_memory_bytes: int
     notes: tuple[str, ...]
+    prepare_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +139,7 @@ class Pipe:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._buffer = bytearray()
+        self._put_off: deque[Any] = deque()
 
     def send(self, value: Any) -> None:
         """Write one object."""
@@ -140,6 +150,19 @@ class Pipe:
 
     def receive(self, timeout_seconds: float | None) -> Any:
         """One object; None when there is none within the timeout (None: wait)."""
+        if self._put_off:
+            return self._put_off.popleft()
+        return self._read(timeout_seconds)
+
+    def told_to_stop(self) -> bool:
+        """Whether an abort is among what has come; `receive` gives the rest, later."""
+        while (told := self._read(0)) is not None:
+            if isinstance(told, Input) and told.abort:
+                return True
+            self._put_off.append(told)
+        return False
+
+    def _read(self, timeout_seconds: float | None) -> Any:
         while True:
             if len(self._buffer) >= _LENGTH.size:
                 (length,) = _LENGTH.unpack_from(self._buffer)
@@ -162,6 +185,7 @@ class _Reporter:
 
     pipe: Pipe
     codec: TransmissionEncoder | TransmissionDecoder
+    prepare_seconds: float | None
     said_at: float = field(default_factory=time.monotonic)
     messages: list[Message] = field(default_factory=list)
     size: int = 0
@@ -176,6 +200,7 @@ class _Reporter:
             seconds=self.codec.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             notes=tuple(coder.notes),
+            prepare_seconds=self.prepare_seconds,
         )
 
     def add(self, message: Message) -> None:
@@ -199,13 +224,43 @@ class _Reporter:
         self.size = 0
 
 
+def ready_predictor(spec: CodeSpec, origin: Origin | None, pipe: Pipe) -> tuple[Predictor | None, float | None]:
+    """The predictor that a job begins with, trained on the corpus the spec starts from, and the seconds that took.
+
+    None twice where it starts from nothing: p^(0). Steps taken are told as progress. Raises `CorpusError`, or `Aborted`.
+    """
+    ready_for(spec)
+    if origin is None:
+        return None, None
+    started = said_at = time.monotonic()
+    for predictor, done in starting(spec, origin):
+        if done:
+            return predictor, time.monotonic() - started
+        if pipe.told_to_stop():
+            raise Aborted
+        if time.monotonic() - said_at >= _PROGRESS_SECONDS:
+            said_at = time.monotonic()
+            progress = Progress(
+                tokens=0,
+                steps=predictor.steps,
+                nll_bits=0.0,
+                z_bits=0,
+                seconds=0.0,
+                peak_memory_bytes=peak_memory_bytes(),
+                notes=(),
+                prepare_seconds=said_at - started,
+            )
+            pipe.send(Output(progress=progress))
+    raise AssertionError
+
+
 def encode(job: EncodeJob, pipe: Pipe) -> None:
     """Run an encode job; never more than the credit window ahead of what the peer made durable."""
     spec = CodeSpec.parse(job.spec)
-    ready_for(spec)
+    predictor, prepare_seconds = ready_predictor(spec, job.origin, pipe)
     with Path(job.path).open("rb") as file:
-        transmission = TransmissionEncoder(spec, read_blocks(file.read, spec), sha256=job.sha256)
-        reporter = _Reporter(pipe, transmission)
+        transmission = TransmissionEncoder(spec, read_blocks(file.read, spec), sha256=job.sha256, predictor=predictor)
+        reporter = _Reporter(pipe, transmission, prepare_seconds)
         sent, durable, paused = 0, 0, False
 
         def listen(timeout_seconds: float | None) -> None:
@@ -270,9 +325,11 @@ class _Files:
 def decode(job: DecodeJob, pipe: Pipe) -> None:
     """Run a decode job. z is acknowledged when it has come, and again when it is on disk."""
     spec = CodeSpec.parse(job.spec)
-    ready_for(spec)
-    transmission = TransmissionDecoder(spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs)
-    reporter = _Reporter(pipe, transmission)
+    predictor, prepare_seconds = ready_predictor(spec, job.origin, pipe)
+    transmission = TransmissionDecoder(
+        spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs, predictor=predictor
+    )
+    reporter = _Reporter(pipe, transmission, prepare_seconds)
     files = _Files(Path(job.directory))
     tokens_done, block_index = 0, 0
 

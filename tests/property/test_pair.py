@@ -1,5 +1,6 @@
 """An in-memory pair: however the bytes are cut, both sides see the same, and D comes out."""
 
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.channel.errors import ChannelError
-from shared.channel.messages import Accept, Data, Hello, Parser
+from shared.channel.errors import BadFrameError, ChannelError, StartMismatchError
+from shared.channel.messages import Accept, Data, Hello, Parser, Prepared
 from shared.channel.protocol import Channel
 from shared.channel.states import Role
+from shared.code.codec import prepare
 from shared.code.errors import CodelengthError
-from shared.code.spec import CodeSpec
+from shared.code.spec import CodeSpec, Start
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
 from tests.support import SMALL_NETWORKS, STATISTICAL, carry, identity, pair, small, small_model
 
@@ -150,3 +152,31 @@ def test_parser_is_the_same_byte_by_byte(data):
         return out
 
     assert run([data]) == run(single(data))
+
+
+def test_the_models_are_compared_before_the_first_token():
+    """PREPARED comes first, once, and only where the spec starts from a corpus; models that differ end it there."""
+    start = Start(corpus="0" * 64, steps=2)
+    spec = CodeSpec.from_fields({"model": {"kind": "frequency"}, "block_tokens": 50}).with_training(frozen=True, start=start)
+
+    def ready(corpus):
+        *_, (predictor, _) = prepare(spec, lambda: [np.full(50, corpus, np.uint32)])
+        return predictor
+
+    tokens = np.arange(70, dtype=np.uint32)
+    said = [m for m in TransmissionEncoder(spec, [tokens[:50], tokens[50:]], predictor=ready(1)).messages() if m is not None]
+    assert [type(m) for m in said].count(Prepared) == 1
+    for corpus, order, error in (
+        (1, said, None),
+        (2, said, StartMismatchError),
+        (1, said[1:], BadFrameError),
+        (1, [said[0], *said], BadFrameError),
+    ):
+        decoder = TransmissionDecoder(spec, max_tokens=100, predictor=ready(corpus))
+        with nullcontext() if error is None else pytest.raises(error):
+            for message in order:
+                decoder.take(message)
+            assert sum(len(block[0]) for block in decoder.blocks() if block is not None) == 70
+        assert decoder.decoder.position == (70 if error is None else 0)
+    with pytest.raises(BadFrameError, match="no place"):
+        TransmissionDecoder(spec.with_training(frozen=True, start=None), max_tokens=100).take(said[0])

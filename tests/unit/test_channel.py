@@ -31,6 +31,7 @@ from shared.channel.messages import (
     Error,
     Hello,
     Parser,
+    Prepared,
     Refuse,
     Restart,
     Rollback,
@@ -60,6 +61,7 @@ ALL = (
     Error(problem="internal", reason=""),
     Rollback(block=7),
     Restart(block=7, code="frequency"),
+    Prepared(digest=b"m" * 32),
 )
 
 
@@ -95,6 +97,7 @@ def test_numbers_are_the_protocols():
                 "Error",
                 "Rollback",
                 "Restart",
+                "Prepared",
             ],
             start=1,
         )

@@ -32,11 +32,12 @@ class Predictor(ABC):
     """A model that codes tokens and learns from each.
 
     max_decisions: upper bound of coder decisions in one row of B tokens.
-    steps: k, the number of segments learned from.
+    steps: k, the number of segments learned from. frozen: whether p^(k) is fixed.
     """
 
     max_decisions: int
     steps: int = 0
+    frozen: bool = False
 
     def code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
         """Code rows `start` … of one segment; returns the row to go on from, T when the segment is complete.
@@ -46,9 +47,16 @@ class Predictor(ABC):
         An encoder never stops early; a decoder stops where it would starve, and is called again with the row returned.
         """
         end = self._code(tokens, lengths, start, coder, costs)
-        if end == len(tokens):
+        if end == len(tokens) and not self.frozen:
             self.steps += 1
         return end
+
+    def freeze(self) -> None:
+        """Fix p^(k), between two segments: what was learned stays as it is, the context (the tokens before) still moves.
+
+        Tables, counts, weights, rates and the places in which matches are found are what was learned.
+        """
+        self.frozen = True
 
     @property
     def frequencies(self) -> I64 | None:

@@ -32,7 +32,9 @@ def _build(tree: U32, frequencies: U32) -> None:
 
 
 @kernel
-def _code(tokens: U32, start: int, state: U64, buffer: U8, costs: U32, tree: U32, frequencies: U32, limit: np.uint32) -> int:
+def _code(
+    tokens: U32, start: int, state: U64, buffer: U8, costs: U32, tree: U32, frequencies: U32, limit: np.uint32, learn: bool
+) -> int:
     size = len(tree) - 1
     for row in range(start, tokens.shape[0]):
         if len(frequencies) == 1:
@@ -60,6 +62,8 @@ def _code(tokens: U32, start: int, state: U64, buffer: U8, costs: U32, tree: U32
                 low += np.uint64(tree[index])
                 index &= index - 1
         costs[row, 0] = advance(state, buffer, low, np.uint64(frequencies[symbol]), total)
+        if not learn:
+            continue
         frequencies[symbol] += _INCREMENT
         index = symbol + 1
         while index <= size:
@@ -85,7 +89,8 @@ class Frequency(Predictor):
 
     def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
         del lengths
-        return int(_code(tokens, start, coder.state, coder.buffer, costs, self._tree, self._frequencies, self._limit))
+        counts = self._tree, self._frequencies, self._limit
+        return int(_code(tokens, start, coder.state, coder.buffer, costs, *counts, not self.frozen))
 
     def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         return {"frequencies": self._frequencies, "tree": self._tree}

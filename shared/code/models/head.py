@@ -59,8 +59,8 @@ _GAIN_LIMIT: Final = 1 << 19
 
 
 @kernel
-def _find(tables: I32, table: int, context: np.uint64) -> int:
-    """The context's row, cleared if it was not there: one of two, the less used one gives way."""
+def _find(tables: I32, table: int, context: np.uint64, learn: bool) -> int:
+    """The context's row, cleared if it was not there: one of two, the less used one gives way. Without learning, then, -1."""
     h = (context ^ (context >> np.uint64(29))) * _PHI
     check = np.int32((h >> np.uint64(8)) & np.uint64(0x7FFFFFFF))
     row = np.int64(h >> np.uint64(40)) & (tables.shape[1] - 1)
@@ -69,6 +69,8 @@ def _find(tables: I32, table: int, context: np.uint64) -> int:
     other = row ^ 1
     if tables[table, other, 0] == check:
         return other
+    if not learn:
+        return -1
     if (tables[table, other, 1] & 255) < (tables[table, row, 1] & 255):
         row = other
     tables[table, row, 0] = check
@@ -87,10 +89,12 @@ def _confidence(state: np.int32) -> int:
 
 
 @kernel
-def _add_rows(z: I64, tables: I32, gains: I32, contexts: U64, rows: I64) -> None:
+def _add_rows(z: I64, tables: I32, gains: I32, contexts: U64, rows: I64, learn: bool) -> None:
     for table in range(tables.shape[0]):
-        row = _find(tables, table, contexts[table])
+        row = _find(tables, table, contexts[table], learn)
         rows[table] = row
+        if row < 0:
+            continue
         state = tables[table, row, 1]
         gain = np.int64(gains[table, _confidence(state)])
         for entry in range(state >> 8):
@@ -143,11 +147,16 @@ def _advance_contexts(contexts: U64, token: np.int64) -> None:
 
 @kernel
 def _advance_match(
-    match: I64, history: U32, places: I32, context: np.uint64, token: np.int64, place: np.int64, streams: int
-) -> None:
-    """The match [2]: the place of the token expected next, `streams` after the last, and the match's length, 0 for none."""
+    match: I64, history: U32, recent: U32, places: I32, context: np.uint64, token: np.int64, place: np.int64, streams: int,
+    end: np.int64,
+) -> None:  # fmt: skip
+    """The match [2]: the place of the token expected next, `streams` after the last, and the match's length, 0 for none.
+
+    recent: where the token goes; history: where matches are found. While learning (end < 0) they are one; later the history
+    ends at the place `end`.
+    """
     mask = _HISTORY - 1
-    history[place & mask] = token
+    recent[place & mask] = token
     if match[1] > 0 and history[match[0] & mask] == token:
         match[0] += streams
         match[1] = min(match[1] + 1, _MATCH_LENGTHS - 1)
@@ -157,14 +166,18 @@ def _advance_match(
     if match[1] == 0:
         found = np.int64(places[slot])
         length = 0
-        if found > 0 and place - found < _HISTORY - (_MATCH_CHECKED + 1) * streams:
+        newest = place if end < 0 else end
+        if found > 0 and newest - found < _HISTORY - (_MATCH_CHECKED + 1) * streams:
             while length < _MATCH_CHECKED and found - (length + 1) * streams >= 0:
-                if history[(found - (length + 1) * streams) & mask] != history[(place - length * streams) & mask]:
+                if history[(found - (length + 1) * streams) & mask] != recent[(place - length * streams) & mask]:
                     break
                 length += 1
         if length >= _MATCH_LEAST:
             match[0], match[1] = found, length
-    places[slot] = place + streams
+    if end < 0:
+        places[slot] = place + streams
+    elif match[0] >= end:
+        match[1] = 0
 
 
 @kernel
@@ -207,9 +220,13 @@ def _code_token(frequencies: I64, total: np.uint64, token: np.int64, state: U64,
 def _code(
     tokens: U32, lengths: I64, start: int, end: int, state: U64, buffer: U8, costs: U32, frequencies: I64,
     logits: I32, gradient: F32, bias: I32, bias_rate: int, tables: I32, gains: I32, contexts: U64,
-    matches: I64, history: U32, places: I32, match_gains: I32, clock: I64,
+    matches: I64, history: U32, recent: U32, places: I32, match_gains: I32, clock: I64, fixed: I64,
 ) -> int:  # fmt: skip
-    """Rows start … end − 1 of a segment; logits and gradient are [T·B, m]. Returns the row to go on from."""
+    """Rows start … end − 1 of a segment; logits and gradient are [T·B, m]. Returns the row to go on from.
+
+    fixed [1]: the place at which learning ended; negative while it goes on. Without it no gradient is left.
+    """
+    learn = fixed[0] < 0
     streams, size = tokens.shape[1], len(bias)
     z, p = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     e = np.zeros(size, dtype=np.float32)
@@ -228,7 +245,7 @@ def _code(
                 continue
             for i in range(size):
                 z[i] = np.int64(logits[position, i]) + bias[i]
-            _add_rows(z, tables, gains, contexts[b], rows)
+            _add_rows(z, tables, gains, contexts[b], rows, learn)
             expected = np.int64(-1)
             if with_match and matches[b, 1] > 0:
                 expected = np.int64(history[matches[b, 0] & (_HISTORY - 1)])
@@ -238,24 +255,26 @@ def _code(
             tokens[t, b] = token
             costs[t, b] = cost
             clock[1] += np.int64(log2_units(total)) - np.int64(log2_units(np.uint64(frequencies[token])))
-            inverse = np.float32(1) / np.float32(total)
-            for i in range(size):
-                probability = np.float32(frequencies[i]) * inverse
-                gradient[position, i] = probability
-                p[i] = np.int64(probability * _SCALE)
-            gradient[position, token] = gradient[position, token] - np.float32(1)
-            for i in range(size):
-                bias[i] -= np.int32((bias_rate * p[i] + 32768) >> 16)
-            bias[token] += bias_rate
-            if expected >= 0:
-                error = (_ONE if expected == token else 0) - p[expected]
-                match_gains[matches[b, 1]] += np.int32((_MATCH_RATE * error + 32768) >> 16)
-            _learn_rows(tables, gains, rows, p, token)
+            if learn:
+                inverse = np.float32(1) / np.float32(total)
+                for i in range(size):
+                    probability = np.float32(frequencies[i]) * inverse
+                    gradient[position, i] = probability
+                    p[i] = np.int64(probability * _SCALE)
+                gradient[position, token] = gradient[position, token] - np.float32(1)
+                for i in range(size):
+                    bias[i] -= np.int32((bias_rate * p[i] + 32768) >> 16)
+                bias[token] += bias_rate
+                if expected >= 0:
+                    error = (_ONE if expected == token else 0) - p[expected]
+                    match_gains[matches[b, 1]] += np.int32((_MATCH_RATE * error + 32768) >> 16)
+                _learn_rows(tables, gains, rows, p, token)
             if tables.shape[0] > 0:
                 _advance_contexts(contexts[b], token)
             if with_match:
                 place = clock[0] * streams + b
-                _advance_match(matches[b], history, places, contexts[b, ORDERS - 1], token, place, streams)
+                context = contexts[b, ORDERS - 1]
+                _advance_match(matches[b], history, recent, places, context, token, place, streams, fixed[0])
         clock[0] += 1
     return end
 
@@ -274,6 +293,8 @@ class Head:
         self._contexts = np.zeros((streams, ORDERS + 2 if words else ORDERS), dtype=np.uint64)
         self._matches = np.zeros((streams, 2), dtype=np.int64)
         self._history = np.zeros(_HISTORY if tables else 1, dtype=np.uint32)
+        self._recent: U32 = self._history  # once frozen, a copy: tokens go there, matches are still found in the history
+        self._fixed: I64 = np.full(1, -1, dtype=np.int64)  # the place at which the history ends, once frozen
         self._places = np.zeros(1 << _MATCH_BITS if tables else 0, dtype=np.int32)
         self._match_gains = np.zeros(_MATCH_LENGTHS, dtype=np.int32)
         self._clock = np.zeros(2, dtype=np.int64)  # rows coded, and the segment's cross-entropy
@@ -287,12 +308,23 @@ class Head:
         """Code rows start … end − 1 with the network's integer logits and leave p − onehot; returns the row to go on from."""
         place = tokens, lengths, start, end, coder.state, coder.buffer, costs, self.frequencies, logits, gradient
         tables = self._bias, self._bias_rate, self._tables, self._gains, self._contexts
-        matching = self._matches, self._history, self._places, self._match_gains, self._clock
-        return int(_code(*place, *tables, *matching))
+        matching = self._matches, self._history, self._recent, self._places, self._match_gains
+        rest: tuple[Any, ...] = *tables, *matching, self._clock, self._fixed
+        return int(_code(*place, *rest))
+
+    def freeze(self) -> None:
+        """Learn no more; contexts and matches move on."""
+        self._recent = self._history.copy()
+        self._fixed[0] = self._clock[0] * len(self._matches)
+        self._matches[self._matches[:, 0] >= self._fixed[0], 1] = 0  # another stream's next token, which nobody learns any more
 
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         """The live arrays of the state."""
+        fixed: dict[str, npt.NDArray[Any]] = (
+            {} if self._recent is self._history else {"recent": self._recent, "fixed": self._fixed}
+        )
         return {
+            **fixed,
             "bias": self._bias,
             "clock": self._clock[:1],
             "contexts": self._contexts,

@@ -115,8 +115,10 @@ _TRUST = np.array([1200 * n // (n + 25) for n in range(256)], dtype=np.int32)
 
 
 @kernel
-def _locate(slots: U32, hashes: U64, found: I64, checks: U32, path: np.uint64) -> None:
+def _locate(slots: U32, hashes: U64, found: I64, checks: U32, path: np.uint64, learn: bool) -> None:
     """Find the contexts' lines for a nibble reached by `path`, two candidates each; the less used one gives way.
+
+    Without learning nothing gives way: a context that has no line is told the empty one at the end.
 
     The first loop only reads, so that the processor fetches all lines at once. A check word has 24 bits of the hash and a 1 above
     them; no word has a top bit, which is read to have the line on its way.
@@ -137,6 +139,8 @@ def _locate(slots: U32, hashes: U64, found: I64, checks: U32, path: np.uint64) -
             other = at ^ _LINE
             if slots[np.uint64(other)] == check:
                 at = other
+            elif not learn:
+                at = np.int64(len(slots) - _LINE)
             else:
                 if slots[np.uint64(other + 1)] & _COUNT < slots[np.uint64(at + 1)] & _COUNT:
                     at = other
@@ -262,14 +266,17 @@ def _code(
     follow1: U32,
     follow2: U32,
     ring: U32,
+    recent: U32,
     table: U32,
     scores: I32,
     contexts: int,
     sets: int,
     minimum: int,
+    end: np.int64,
 ) -> int:
     nibbles = (bits + 3) // 4
     octets = size <= 256
+    learn = bool(end < 0)
     ring_mask = np.int64(len(ring) - 1)
     hashes = np.zeros(contexts, dtype=np.uint64)
     found = np.zeros(contexts, dtype=np.int64)
@@ -288,9 +295,9 @@ def _code(
         position = np.int64(memo[POSITION])
         strength = bucket(np.int64(memo[LENGTH]))
         expected = np.int64(ring[np.int64(memo[MATCH]) & ring_mask]) if strength > 0 else np.int64(0)
-        gather(hashes, memo, orders, follow1, follow2, ring, np.uint64(expected), np.uint64(strength))
-        c1 = np.int64(ring[(position - 1) & ring_mask])
-        c2 = np.int64(ring[(position - 2) & ring_mask])
+        gather(hashes, memo, orders, follow1, follow2, recent, np.uint64(expected), np.uint64(strength))
+        c1 = np.int64(recent[(position - 1) & ring_mask])
+        c2 = np.int64(recent[(position - 2) & ring_mask])
         gates[2] = c1 & 255
         gates[3] = c2 & 255
         gates[5] = np.int64(memo[CLASSES] & np.uint64(255))
@@ -304,7 +311,7 @@ def _code(
         cost = np.uint64(0)
         for nibble in range(nibbles):
             path = np.uint64(0) if nibble == 0 else np.uint64(value + (1 << (4 * nibble)))
-            _locate(slots, hashes, found, checks, path)
+            _locate(slots, hashes, found, checks, path, learn)
             longest = np.int64(0)
             for i in range(1, min(ORDERS, contexts)):
                 if slots[np.uint64(found[i] + 1)] & _COUNT:
@@ -346,21 +353,21 @@ def _code(
                     coded, units = code_bit(state, buffer, np.uint64((token >> below) & 1), np.uint64(ones), np.uint64(65536))
                     cost += units
                     bit = np.int64(coded)
-                    # learning
-                    at1 += part >> 6
-                    at2 += part >> 6
-                    refine[at1] = np.uint16(np.int64(refine[at1]) + ((65535 * bit - np.int64(refine[at1])) >> _MAP_RATE))
-                    refine[at2] = np.uint16(np.int64(refine[at2]) + ((65535 * bit - np.int64(refine[at2])) >> _MAP_RATE))
-                    _train_finals(finals, gates, outputs, ((bit << 16) - mixed) * _FINAL_RATE)
-                    _train(weights, selected, x, outputs, bit)
-                    if length > 0:
-                        _adapt(match_map, np.uint64(length), np.int64(bit == (expected >> below) & 1), 1000)
-                    _learn(slots, maps, found, node, words, bit)
+                    if learn:
+                        at1 += part >> 6
+                        at2 += part >> 6
+                        refine[at1] = np.uint16(np.int64(refine[at1]) + ((65535 * bit - np.int64(refine[at1])) >> _MAP_RATE))
+                        refine[at2] = np.uint16(np.int64(refine[at2]) + ((65535 * bit - np.int64(refine[at2])) >> _MAP_RATE))
+                        _train_finals(finals, gates, outputs, ((bit << 16) - mixed) * _FINAL_RATE)
+                        _train(weights, selected, x, outputs, bit)
+                        if length > 0:
+                            _adapt(match_map, np.uint64(length), np.int64(bit == (expected >> below) & 1), 1000)
+                        _learn(slots, maps, found, node, words, bit)
                 node = 2 * node + bit
                 value = 2 * value + bit
         tokens[row, 0] = value
         costs[row, 0] = cost
-        follow(value, octets, minimum, memo, orders, follow1, follow2, ring, table, scores)
+        follow(value, octets, minimum, memo, orders, follow1, follow2, ring, recent, table, scores, end)
     return tokens.shape[0]
 
 
@@ -386,9 +393,9 @@ class Mixing(Predictor):
         self._contexts, self._sets, self._minimum = model.contexts, model.sets, model.match_minimum
         table_bytes, history_bits = model.table_mebibytes << 20, model.history_bits
         contexts, sets = model.contexts, model.sets
-        memory = np.zeros(table_bytes + LINE_BYTES, dtype=np.uint8)  # untouched pages cost nothing
+        memory = np.zeros(table_bytes + 2 * LINE_BYTES, dtype=np.uint8)  # untouched pages cost nothing
         aligned = -memory.ctypes.data % LINE_BYTES
-        self._slots = memory[aligned : aligned + table_bytes].view(np.uint32)
+        self._slots = memory[aligned : aligned + table_bytes + LINE_BYTES].view(np.uint32)  # the last line stays empty
         self._maps = np.tile(_history_table(), contexts)
         self._match_map = np.full(32, 3 << 30, dtype=np.uint32)
         base = _PER_CONTEXT * contexts
@@ -405,6 +412,8 @@ class Mixing(Predictor):
         self._follow1 = np.zeros(1 << 8, dtype=np.uint32)
         self._follow2 = np.zeros(1 << 16, dtype=np.uint32)
         self._ring = np.zeros(1 << history_bits, dtype=np.uint32)
+        self._recent = self._ring  # once frozen, a copy: contexts move on, what matches are found in does not
+        self._end = np.full(1, -1, dtype=np.int64)  # where the ring ends, once frozen
         self._table = np.zeros(1 << (history_bits - 2), dtype=np.uint32)
         self._scores = np.zeros(LAGS, dtype=np.int32)
 
@@ -430,13 +439,21 @@ class Mixing(Predictor):
                 self._follow1,
                 self._follow2,
                 self._ring,
+                self._recent,
                 self._table,
                 self._scores,
                 self._contexts,
                 self._sets,
                 self._minimum,
+                self._end[0],
             )
         )
+
+    def freeze(self) -> None:
+        """Fix p^(k): contexts go on in a copy of the ring, matches are found in what it was."""
+        super().freeze()
+        self._recent = self._ring.copy()
+        self._end[0] = np.int64(self._memo[POSITION])
 
     def digest(self) -> bytes:
         """SHA-256 of the steps and the arrays; of the table, of the numbers and contents of its pages other than zero."""
@@ -454,7 +471,9 @@ class Mixing(Predictor):
         return digest.digest()
 
     def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        fixed: dict[str, npt.NDArray[Any]] = {"recent": self._recent, "end": self._end} if self.frozen else {}
         return {
+            **fixed,
             "finals": self._finals,
             "follow1": self._follow1,
             "follow2": self._follow2,
@@ -465,7 +484,7 @@ class Mixing(Predictor):
             "refine": self._refine,
             "ring": self._ring,
             "scores": self._scores,
-            "slots": self._slots,
+            "slots": self._slots[:-_LINE],
             "table": self._table,
             "weights": self._weights,
         }

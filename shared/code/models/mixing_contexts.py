@@ -146,31 +146,40 @@ def follow(
     follow1: U32,
     follow2: U32,
     ring: U32,
+    recent: U32,
     table: U32,
     scores: I32,
+    end: np.int64,
 ) -> None:
-    """Take note of a token: histories, words, the longest match of at least `minimum` tokens, now and then the record length."""
+    """Take note of a token: histories, words, the longest match of at least `minimum` tokens, now and then the record length.
+
+    recent: where the token goes; ring: where matches are found. While learning (end < 0) they are one; later what tokens
+    followed others, where tokens stood and the record length are known up to the place `end` alone.
+    """
     mask = np.int64(len(ring) - 1)
     position = np.int64(memo[POSITION])
-    c1, c2 = np.int64(ring[(position - 1) & mask]), np.int64(ring[(position - 2) & mask])
-    pair = (c1 & 255) << 8 | (c2 & 255)
-    follow1[c1 & 255] = np.uint32(follow1[c1 & 255] << np.uint32(8)) | np.uint32(value & 255)
-    follow2[pair] = np.uint32(follow2[pair] << np.uint32(8)) | np.uint32(value & 255)
+    c1, c2 = np.int64(recent[(position - 1) & mask]), np.int64(recent[(position - 2) & mask])
+    if end < 0:
+        pair = (c1 & 255) << 8 | (c2 & 255)
+        follow1[c1 & 255] = np.uint32(follow1[c1 & 255] << np.uint32(8)) | np.uint32(value & 255)
+        follow2[pair] = np.uint32(follow2[pair] << np.uint32(8)) | np.uint32(value & 255)
     expected = np.int64(ring[np.int64(memo[MATCH]) & mask])
-    ring[position & mask] = np.uint32(value)
+    recent[position & mask] = np.uint32(value)
     position += 1
     memo[POSITION] = np.uint64(position)
     for i in range(len(orders) - 1, 0, -1):
         orders[i] = (orders[i - 1] + np.uint64(value + 1)) * PHI + np.uint64(i)
-    _match(value, expected, minimum, memo, ring, table)
+    _match(value, expected, minimum, memo, ring, recent, table, end)
     if octets:
         _words(value, memo)
-    if position % _RECORDS_EVERY == 0:
+    if end < 0 and position % _RECORDS_EVERY == 0:
         memo[RECORD] = np.uint64(_record(ring, position, scores))
 
 
 @kernel
-def _match(value: np.int64, expected: np.int64, minimum: int, memo: U64, ring: U32, table: U32) -> None:
+def _match(
+    value: np.int64, expected: np.int64, minimum: int, memo: U64, ring: U32, recent: U32, table: U32, end: np.int64
+) -> None:
     mask = np.int64(len(ring) - 1)
     position, match, length = np.int64(memo[POSITION]), np.int64(memo[MATCH]), np.int64(memo[LENGTH])
     if length > 0 and expected == value:
@@ -180,17 +189,20 @@ def _match(value: np.int64, expected: np.int64, minimum: int, memo: U64, ring: U
         length = np.int64(0)
     key = np.uint64(0)
     for i in range(minimum):
-        key = (key + np.uint64(ring[(position - 1 - i) & mask]) + np.uint64(1)) * PHI
+        key = (key + np.uint64(recent[(position - 1 - i) & mask]) + np.uint64(1)) * PHI
     key = (key ^ (key >> np.uint64(31))) * MIX
     entry = np.int64((key >> np.uint64(32)) & np.uint64(len(table) - 1))
     if length == 0:
         match = np.int64(table[entry])
         longest = min(match, np.int64(_LONGEST_SEARCH))
-        while length < longest and ring[(match - 1 - length) & mask] == ring[(position - 1 - length) & mask]:
+        while length < longest and ring[(match - 1 - length) & mask] == recent[(position - 1 - length) & mask]:
             length += 1
         if length < minimum:
             length = np.int64(0)
-    table[entry] = np.uint32(position & mask)
+    if end < 0:
+        table[entry] = np.uint32(position & mask)
+    elif match & mask == end & mask:
+        length = np.int64(0)
     memo[MATCH], memo[LENGTH] = np.uint64(match), np.uint64(length)
 
 

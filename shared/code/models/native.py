@@ -130,9 +130,15 @@ class Native(Predictor):
             self._head.code(tokens, lengths, t, t + 1, coder, costs, self._logits, self._gradient)
             self._states = states
         assert self._head.loss_units == int(costs.sum(dtype=np.int64)), "what is trained on is what was coded"
-        self._train(np.concatenate([self._before[None], tokens[:-1].astype(np.int64)]))
+        if not self.frozen:
+            self._train(np.concatenate([self._before[None], tokens[:-1].astype(np.int64)]))
         self._before[:] = tokens[-1]
         return len(tokens)
+
+    def freeze(self) -> None:
+        """Fix p^(k): nothing is trained any more."""
+        super().freeze()
+        self._head.freeze()
 
     def _forward(self, inputs: Tensor, states: list[tuple[Tensor, ...]]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """Logits [n, B, m] of inputs [n, B], and the states after them."""

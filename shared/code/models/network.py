@@ -96,7 +96,11 @@ class Network(Predictor):
             self._forward(tokens, start, positions)
             self._code_rows(tokens, lengths, start, positions, coder, costs)
         assert self._head.loss_units == int(costs.sum(dtype=np.int64)), "what is trained on is what was coded"
-        self._train(positions)
+        if self.frozen:
+            for layer in self._layers:
+                layer.advance(positions * self._streams)
+        else:
+            self._train(positions)
         self._before[:] = tokens[-1]
         return positions
 
@@ -126,6 +130,11 @@ class Network(Predictor):
             layer.backward(dx, self._step)
             layer.advance(rows)
         self._embedding.backward(self._kernels.from_numpy(self._inputs[:rows]), dx, self._step)
+
+    def freeze(self) -> None:
+        """Fix p^(k): nothing is trained any more."""
+        super().freeze()
+        self._head.freeze()
 
     def notes(self) -> list[str]:
         """Whether a weight stands at its ceiling: all stays lawful then, and decodes, but such a model predicts badly."""

@@ -70,8 +70,8 @@ _RATE = np.array([2 * 65536 // (2 * n + 3) for n in range(_COUNT_LIMIT + 1)], dt
 
 
 @kernel
-def _locate(slots: U16, context: np.uint64, mask: np.uint64) -> np.uint64:
-    """The first word of the context's slot, cleared if it was not there."""
+def _locate(slots: U16, context: np.uint64, mask: np.uint64, learn: bool) -> np.uint64:
+    """The first word of the context's slot, cleared if it was not there; without learning, then, of the empty one at the end."""
     context = context * _MIX
     context ^= context >> np.uint64(32)
     check = np.uint16((context >> np.uint64(16)) & np.uint64(0xFFFF))
@@ -83,6 +83,8 @@ def _locate(slots: U16, context: np.uint64, mask: np.uint64) -> np.uint64:
     other = slot ^ np.uint64(_SLOT)
     if slots[other] == check:
         return other
+    if not learn:
+        return (mask + np.uint64(1)) << np.uint64(4)
     if (slots[other + np.uint64(1)] & 15) < (slots[slot + np.uint64(1)] & 15):
         slot = other
     slots[slot] = check
@@ -119,11 +121,12 @@ def _learn(
 
 @kernel
 def _code(
-    tokens: U32, start: int, state: U64, buffer: U8, costs: U32, slots: U16, weights: I32, contexts: U64, size: int, bits: int
-) -> int:
+    tokens: U32, start: int, state: U64, buffer: U8, costs: U32, slots: U16, weights: I32, contexts: U64, size: int, bits: int,
+    learn: bool,
+) -> int:  # fmt: skip
     orders = len(contexts)
     nibbles = (bits + 3) // 4
-    mask = np.uint64(len(slots) // _SLOT - 1)
+    mask = np.uint64(len(slots) // _SLOT - 2)
     found = np.zeros(orders, dtype=np.uint64)
     x = np.zeros(orders, dtype=np.int64)
     for row in range(start, tokens.shape[0]):
@@ -138,7 +141,7 @@ def _code(
                 context = contexts[order]
                 if nibble > 0:
                     context = (context + np.uint64(value + (1 << (4 * nibble)))) * _PHI
-                found[order] = _locate(slots, context, mask)
+                found[order] = _locate(slots, context, mask, learn)
                 if order > 1 and slots[found[order] + np.uint64(1)] & 15:
                     longest = order
             node = np.int64(1)
@@ -152,7 +155,8 @@ def _code(
                     coded, units = code_bit(state, buffer, asked, np.uint64(ones), np.uint64(65536))
                     cost += units
                     bit = np.int64(coded)
-                    _learn(slots, found, node, weights, mixer, x, orders, bit, ones)
+                    if learn:
+                        _learn(slots, found, node, weights, mixer, x, orders, bit, ones)
                 node = 2 * node + bit
                 value = 2 * value + bit
         tokens[row, 0] = value
@@ -169,9 +173,10 @@ class Ngram(Predictor):
         self._size = vocabulary_size
         self._bits = (vocabulary_size - 1).bit_length()
         self.max_decisions = self._bits
-        memory = np.zeros((2 * _SLOT << table_bits) + _LINE_BYTES, dtype=np.uint8)
+        size = (2 * _SLOT << table_bits) + 2 * _SLOT  # bytes, with a slot that stays empty at the end
+        memory = np.zeros(size + _LINE_BYTES, dtype=np.uint8)
         aligned = -memory.ctypes.data % _LINE_BYTES
-        self._slots = memory[aligned : aligned + (2 * _SLOT << table_bits)].view(np.uint16)
+        self._slots = memory[aligned : aligned + size].view(np.uint16)
         self._slots[:] = _NEW_COUNTER
         self._slots[::_SLOT] = 0
         self._weights = np.full((order + 1) * _MAX_NIBBLES * 16 * _SET, _FIRST_WEIGHT, dtype=np.int32)
@@ -180,7 +185,7 @@ class Ngram(Predictor):
     def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
         del lengths
         tables = self._slots, self._weights, self._contexts
-        return int(_code(tokens, start, coder.state, coder.buffer, costs, *tables, self._size, self._bits))
+        return int(_code(tokens, start, coder.state, coder.buffer, costs, *tables, self._size, self._bits, not self.frozen))
 
     def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {"contexts": self._contexts, "slots": self._slots, "weights": self._weights}
+        return {"contexts": self._contexts, "slots": self._slots[:-_SLOT], "weights": self._weights}

@@ -1,7 +1,10 @@
 """Uploads: a request's body to a file, whole or not at all, plain or as the file of a multipart form."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, Any, Final
 
 from fastapi import Request
@@ -9,12 +12,48 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from shared.service.errors import MalformedRequestError, TooLargeError, UploadInterruptedError
-from shared.service.forms import FORMS, MEDIA_TYPES, Form
+from shared.code.spec import Vocabulary
+from shared.code.vocabulary import MAX_VOCABULARY_SIZE
+from shared.service.app import Services
+from shared.service.errors import MalformedRequestError, StorageFullError, TooLargeError, UploadInterruptedError
+from shared.service.forms import FORMS, MEDIA_TYPES, Form, form_of, read
+from shared.service.records import Dataset
 
 _COPY_BYTES: Final = 1 << 20
 _MULTIPART: Final = "multipart/form-data"
 _FORM_DEFAULT: Final = "application/x-www-form-urlencoded"  # what curl says of --data-binary
+
+_BINARY: Final = {"type": "string", "format": "binary"}
+_IDS: Final = {
+    "type": "object",
+    "required": ["vocabulary_size", "tokens"],
+    "properties": {
+        "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": MAX_VOCABULARY_SIZE},
+        "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    },
+}
+_FIELDS: Final = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "the data; its media type says its form"},
+        "form": {"type": "string", "enum": list(FORMS)},
+        "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": MAX_VOCABULARY_SIZE},
+        "name": {"type": "string", "maxLength": 255},
+    },
+}
+UPLOAD: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            MEDIA_TYPES["octets"]: {"schema": _BINARY, "example": "to be or not to be"},
+            MEDIA_TYPES["json"]: {"schema": _IDS, "example": {"vocabulary_size": 8, "tokens": [0, 1, 2, 3, 5, 7]}},
+            MEDIA_TYPES["npy"]: {"schema": _BINARY, "example": "\x93NUMPY…"},
+            MEDIA_TYPES["uint16"]: {"schema": _BINARY, "example": "\x01\x00\x02\x00"},
+            "multipart/form-data": {"schema": _FIELDS, "example": {"file": "to be or not to be", "name": "hamlet.txt"}},
+        },
+    }
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +63,61 @@ class Wanted:
     name: str
     form: Form | None
     vocabulary_size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """What has come: canonical bytes at `path`, which go away unless the store adopts them, and what is known of them."""
+
+    path: Path
+    vocabulary: Vocabulary
+    tokens: int
+    size: int
+    sha256: str
+    media_type: str
+    name: str
+
+    def dataset(self) -> Dataset:
+        """Its record."""
+        return Dataset(
+            id=self.sha256,
+            sha256=self.sha256,
+            vocabulary=self.vocabulary.kind,
+            vocabulary_size=self.vocabulary.size,
+            tokens=self.tokens,
+            bytes=self.size,
+            media_type=self.media_type,
+            name=self.name,
+        )
+
+
+@asynccontextmanager
+async def uploaded(
+    request: Request, held: Services, name: str, form: Form | None, vocabulary_size: int | None
+) -> AsyncIterator[Upload]:
+    """Take a request's body in, in whatever form it comes. Raises what is wrong with it, or `StorageFullError`."""
+    settings, store = held.settings, held.store
+    if store.used_bytes() + int(request.headers.get("content-length") or 0) > settings.max_stored_bytes:
+        raise StorageFullError("the store is full (CODELENGTH_MAX_STORED_BYTES); delete datasets or transmissions")
+    with store.incoming() as (_, upload), store.incoming() as (path, file):
+        wanted = Wanted(name=name, form=form, vocabulary_size=vocabulary_size)
+        wanted, media_type = await receive(request, upload, settings.max_upload_bytes, wanted)
+        chosen = wanted.form or form_of(media_type)
+        if chosen != "octets":
+            media_type = MEDIA_TYPES[chosen]
+        upload.seek(0)
+        vocabulary, tokens, size, sha256 = await asyncio.to_thread(read, chosen, upload, file, wanted.vocabulary_size)
+        if tokens > settings.max_tokens:
+            raise TooLargeError(f"a dataset of {tokens} tokens", settings.max_tokens, "CODELENGTH_MAX_TOKENS")
+        yield Upload(
+            path=path,
+            vocabulary=vocabulary,
+            tokens=tokens,
+            size=size,
+            sha256=sha256,
+            media_type=media_type,
+            name=wanted.name,
+        )
 
 
 async def receive(request: Request, file: IO[bytes], limit: int, wanted: Wanted) -> tuple[Wanted, str]:

@@ -59,8 +59,8 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="transformer-tables",
             summary="a transformer with n-gram logit tables, trained online, exact",
-            model=TransformerModel(),
-            segment_tokens=16,
+            model=TransformerModel(taps=4),
+            segment_tokens=32,
             streams=16,
         ),
     )

@@ -330,11 +330,11 @@ def codes(
 
 
 @app.command()
-def serve(service: Annotated[str, typer.Argument(help="alice, bob or wire")]) -> None:
+def serve(service: Annotated[str, typer.Argument(help="alice, bob, wire or console")]) -> None:
     """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
-    modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire"}
+    modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
-        fail(USAGE, f"there is no service {service!r}: alice, bob or wire")
+        fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 

@@ -231,6 +231,11 @@ class TransmissionDecoder:
         if self._end is not None and not self.finished:
             self._finish(self._end)
 
+    def unchecked(self, tokens: int) -> tuple[tuple[int, Tokens, Tokens], ...]:
+        """What is decoded of the open block, about its newest `tokens`, by stream: the first one's position, tokens, costs."""
+        rows = max(1, tokens // self.decoder.spec.streams)
+        return tuple((self._agreed + place, part, costs) for place, part, costs in self.decoder.open_block(rows))
+
     def _check(self, theirs: Check) -> tuple[Tokens, Tokens]:
         ours: codec.Check = self.decoder.check(with_digest=theirs.digest is not None)
         if (ours.position, ours.crc, ours.digest) != (theirs.position, theirs.crc, theirs.digest):

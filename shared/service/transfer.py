@@ -150,6 +150,7 @@ class Recorder:
         record.tokens_done, record.steps = progress.tokens, progress.steps
         record.nll_bits, record.z_bits = progress.nll_bits, progress.z_bits
         record.seconds[self._coding] = progress.seconds
+        self.registry.unchecked[record.id] = progress.unchecked
         record.peak_memory_bytes = progress.peak_memory_bytes + peak_memory_bytes()
         record.notes += [note for note in progress.notes if note not in record.notes]
         self._update(save=False)

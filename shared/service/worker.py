@@ -32,6 +32,7 @@ from shared.service.records import coded_sources
 _LENGTH: Final = struct.Struct("<I")
 _BATCH_BYTES: Final = 1 << 15
 _PROGRESS_SECONDS: Final = 0.1
+_SHOWN_TOKENS: Final = 1 << 14
 _DURABLE_BYTES: Final = 1 << 18
 _DURABLE_SECONDS: Final = 1.0
 
@@ -71,7 +72,8 @@ class Input:
 class Progress:
     """Where a job stands. nll_bits: Σ −log2 p so far. seconds: of coding. peak_memory_bytes: of this process in this job.
 
-    notes: what the model had to tell, in sentences.
+    notes: what the model had to tell, in sentences. unchecked: what Bob has decoded of the open block, or its newest part, by
+    stream: the position of the first token, the tokens, and their costs.
     """
 
     tokens: int
@@ -81,6 +83,7 @@ class Progress:
     seconds: float
     peak_memory_bytes: int
     notes: tuple[str, ...]
+    unchecked: tuple[tuple[int, Tokens, Tokens], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,12 +163,15 @@ class _Reporter:
 
     pipe: Pipe
     codec: TransmissionEncoder | TransmissionDecoder
+    files: "_Files | None" = None
     said_at: float = field(default_factory=time.monotonic)
     messages: list[Message] = field(default_factory=list)
     size: int = 0
 
     def progress(self) -> Progress:
         coder = self.codec.encoder if isinstance(self.codec, TransmissionEncoder) else self.codec.decoder
+        if self.files is not None:
+            self.files.flush()  # whoever looks must find all that was checked
         return Progress(
             tokens=coder.position,
             steps=coder.steps,
@@ -174,6 +180,7 @@ class _Reporter:
             seconds=self.codec.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             notes=tuple(coder.notes),
+            unchecked=() if isinstance(self.codec, TransmissionEncoder) else self.codec.unchecked(_SHOWN_TOKENS),
         )
 
     def add(self, message: Message) -> None:
@@ -252,9 +259,13 @@ class _Files:
         late = time.monotonic() - self._synced_at >= _DURABLE_SECONDS
         return self.received - self.durable >= (1 if late else _DURABLE_BYTES)
 
-    def sync(self) -> None:
+    def flush(self) -> None:
         for file in self._all():
             file.flush()
+
+    def sync(self) -> None:
+        self.flush()
+        for file in self._all():
             os.fdatasync(file.fileno())
         self.durable = self.received
         self._synced_at = time.monotonic()
@@ -268,8 +279,8 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
     """Run a decode job. z is acknowledged when it has come, and again when it is on disk."""
     spec = CodeSpec.parse(job.spec)
     transmission = TransmissionDecoder(spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs)
-    reporter = _Reporter(pipe, transmission)
     files = _Files(Path(job.directory))
+    reporter = _Reporter(pipe, transmission, files)
     tokens_done, block_index = 0, 0
 
     def keep(tokens: Tokens, costs: Tokens) -> None:
@@ -312,6 +323,7 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
         files.sync()
     finally:
         files.close()
+        reporter.files = None
     reporter.add(Ack(received_bytes=files.received, durable_bytes=files.durable))
     reporter.flush(finished=True, sha256=transmission.sha256)
 

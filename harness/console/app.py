@@ -35,6 +35,7 @@ _HERE: Final = Path(__file__).parent
 _NUMBERS_SECONDS: Final = 0.1
 _PICTURES_SECONDS: Final = 0.25
 _TABLE_SECONDS: Final = 1.0
+_IDLE_SECONDS: Final = 30.0
 _NUMBERS: Final = ("state", "actors", "formula", "news")
 _PICTURES: Final = ("falling", "cumulative", "ledger", "text")
 _MOST_COMPARED: Final = 8
@@ -226,7 +227,6 @@ def _add_pages(app: FastAPI) -> None:
             table=Markup(table),  # noqa: S704 - made by a template
             pictures=await _pictures(held, dataset, mine),
             codes=await _codes(held),
-            live=any(one["state"] not in FINAL_STATES for one in mine),
         )
 
     @app.get("/runs/{identifier}", response_class=HTMLResponse)
@@ -303,10 +303,11 @@ def _add_live(app: FastAPI) -> None:
 
     @app.get("/data/{sha256}/events", response_class=EventSourceResponse)
     async def data_events(held: Holding, sha256: Sha256) -> AsyncIterable[ServerSentEvent]:
-        """The table and the pictures of a dataset, once a second, while any transmission of it is under way."""
+        """The table and the pictures of a dataset, once a second, until nothing has been under way for a while."""
         shown: dict[str, str] = {}
         async with contextlib.AsyncExitStack() as stack:
             followed: set[str] = set()
+            idle = 0
             while True:
                 try:
                     table, mine = await _table(held, sha256)
@@ -324,7 +325,8 @@ def _add_live(app: FastAPI) -> None:
                     if new:
                         shown.update(new)
                         yield ServerSentEvent(event="parts", data=new)
-                    if not under_way:
+                    idle = 0 if under_way else idle + 1
+                    if idle * _TABLE_SECONDS > _IDLE_SECONDS:
                         yield ServerSentEvent(event="end", data="settled")
                         return
                 await asyncio.sleep(_TABLE_SECONDS)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check check-long check-torch check-gpu bench docs clean
+.PHONY: demo console test check check-long check-torch check-gpu bench docs clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -12,8 +12,11 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)           ## start Alice, the wire and Bob, transmit the sample
+demo: $(STAMP)           ## start Alice, the wire, Bob and, on a desktop, the console; transmit the sample
 	@$(BIN)/codelength demo
+
+console: $(STAMP)        ## the same with two quick codes, and leave the services and the page up until Ctrl-C
+	@$(BIN)/codelength demo --stay --codes frequency,ngram
 
 check: $(STAMP)          ## linters and the import contracts
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from bob.receiving import Receiving, ServerLink
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL
 from shared.code.arithmetic import COST_UNITS_PER_BIT
+from shared.code.vocabulary import to_tokens, token_width
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, problem_response, reading_routes
 from shared.service.auth import require_token, websocket_authorised
 from shared.service.corpora import corpora_routes
@@ -23,6 +24,7 @@ from shared.service.records import Transmission
 from shared.service.settings import Settings
 
 _MOST_LISTED_TOKENS: Final = 1_000_000
+_MOST_DECODED_TOKENS: Final = 1 << 16
 _OCTETS: Final = MEDIA_TYPES["octets"]
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}, "example": "to be or not to be"}
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
@@ -45,6 +47,23 @@ class Bits(Transmission):
     every: int | None = None
     per_token: list[float] | None = None
     per_block: list[BlockBits] | None = None
+
+
+class DecodedPiece(BaseModel):
+    """Tokens that follow each other, and what each cost. provisional: no CHECK has held for them yet."""
+
+    first: int
+    provisional: bool
+    tokens: list[int]
+    bits: list[float]
+
+
+class Decoded(BaseModel):
+    """A part of what Bob has decoded. checked: tokens from the beginning whose CHECK held. pieces: in order, maybe with gaps."""
+
+    checked: int
+    decoded: int
+    pieces: list[DecodedPiece]
 
 
 def _verified(held: Services, identifier: str) -> Transmission:
@@ -161,6 +180,58 @@ def _read_costs(path: Any) -> tuple[int, list[float]]:
     sums = np.add.reduceat(costs.astype(np.uint64), np.arange(0, len(costs), every)) if len(costs) else costs
     sizes = np.minimum(every, len(costs) - np.arange(0, len(costs), every))
     return every, (sums / sizes / COST_UNITS_PER_BIT).tolist()
+
+
+@routes.get("/transmissions/{identifier}/decoded")
+async def decoded(
+    held: Held,
+    identifier: Identifier,
+    first: Annotated[int | None, Query(ge=0, description="the newest ones where none is given", examples=[0])] = None,
+    count: Annotated[int, Query(ge=1, le=_MOST_DECODED_TOKENS, examples=[1000])] = 1000,
+) -> Decoded:
+    """What Bob has decoded so far, and what each token cost; of the open block about the newest 16,384 tokens.
+
+    Tokens of the open block are provisional: nothing has been compared yet. A network's streams fill a block in several places.
+    """
+    record = held.registry.get(identifier)
+    directory = held.store.transmission_directory(identifier)
+    paths = directory / "reconstruction.partial", held.store.object(record.reconstruction.sha256 or "none")
+    unchecked = held.registry.unchecked.get(identifier, ())
+    return await asyncio.to_thread(_read_decoded, record, directory / "costs", paths, unchecked, first, count)
+
+
+def _read_decoded(
+    record: Transmission, costs: Path, paths: tuple[Path, Path], unchecked: tuple[Any, ...], first: int | None, count: int
+) -> Decoded:
+    vocabulary = record.dataset.as_vocabulary()
+    width = token_width(vocabulary)
+    source = next((path for path in paths if path.exists()), None)
+    if source is None or not costs.exists():
+        raise NotFoundError("decoded tokens of", record.id)
+    checked = min(source.stat().st_size // width, costs.stat().st_size // 4)
+    newest = max([checked, *(place + len(tokens) for place, tokens, _ in unchecked if place >= checked)])
+    first = max(0, newest - count) if first is None else first
+    pieces = []
+    if first < checked:
+        with source.open("rb") as file:
+            file.seek(first * width)
+            tokens = to_tokens(file.read(min(count, checked - first) * width), vocabulary, position=first)
+        found = np.fromfile(costs, dtype="<u4", offset=4 * first, count=len(tokens))
+        pieces.append((first, False, tokens, found))
+    for place, tokens, found in unchecked:
+        part = slice(max(0, first - place), max(0, first + count - place))
+        if place >= checked and len(tokens[part]):
+            pieces.append((place + part.start, True, tokens[part], found[part]))
+    shown = [
+        DecodedPiece(
+            first=place,
+            provisional=provisional,
+            tokens=tokens.tolist(),
+            bits=np.round(found / COST_UNITS_PER_BIT, 4).tolist(),
+        )
+        for place, provisional, tokens, found in pieces
+    ]
+    return Decoded(checked=checked, decoded=max(checked, record.tokens_done), pieces=shown)
 
 
 async def channel(websocket: WebSocket) -> None:

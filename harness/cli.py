@@ -19,6 +19,7 @@ from harness import terminal
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
+    from harness.cluster import Cluster
     from harness.transmit import Client, RequestError
     from shared.code.spec import CodeSpec
 
@@ -305,26 +306,76 @@ def demo(
     codes: Annotated[
         str | None, typer.Option(help="Presets, separated by commas; all but the transformers, a minute each, if not given.")
     ] = None,
+    stay: Annotated[
+        bool | None,
+        typer.Option(
+            "--stay/--no-stay", help="Serve the console too, and leave all up until Ctrl-C; so on a terminal with a desktop."
+        ),
+    ] = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
 ) -> None:
     """Transmit a sample text with the presets, and print the ledger."""
-    from harness.report import explain_table, ledger_table, print_table
     from harness.sample import sample_text
 
     data = sample_text()
+    desktop = terminal.has_desktop()
+    if stay is None:
+        stay = desktop and alice is None
+    elif stay and alice is not None:
+        fail(USAGE, "--stay is for services that this command starts; those at --alice and --bob stay anyway")
     terminal.say("Starting Alice, the wire and Bob ..." if alice is None else f"Waiting for {alice} and {bob} ...")
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, warm=codes, patience=None)
+        cluster = None
+        if alice is None or bob is None:
+            cluster = _cluster(stack, warm=None if stay else codes, console_port=_console_port() if stay else None)
+        client = _client(stack, alice, bob, wire, patience=None, cluster=cluster)
         names = _chosen_presets(client, codes, but=_TOO_SLOW_FOR_A_DEMO)
         dataset = client.post_octets(data, "pydoc_data.topics")
+        if cluster is not None and stay:
+            page = f"{cluster.console}/data/{dataset['sha256']}"
+            terminal.say(f"Watch it at {page}")
+            if desktop:
+                import webbrowser
+
+                webbrowser.open(page)
         results = [_transmit(client, dataset["id"], name) for name in names]
+        _show_demo(data, dataset, results)
+        if cluster is not None and stay:
+            _stay(cluster)
+    if any(result["state"] != "verified" for result in results):
+        fail(FAILED, "not every transmission was verified")
+
+
+def _show_demo(data: bytes, dataset: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    from harness.report import explain_table, ledger_table, print_table
+
     emit(f"The sample: Python's own manual pages, {len(data):,} bytes, SHA-256 {dataset['sha256']}\n")
     print_table(ledger_table(results))
     emit(explain_table())
-    if any(result["state"] != "verified" for result in results):
-        fail(FAILED, "not every transmission was verified")
+
+
+def _stay(cluster: "Cluster") -> None:
+    """Leave everything up until Ctrl-C, which is how this is meant to end."""
+    import time
+
+    terminal.say(
+        f"Alice, the wire, Bob and the console stay up: {cluster.console}\nCtrl-C stops them; what they hold goes with them."
+    )
+    try:
+        while all(cluster.process(name).poll() is None for name in ("alice", "bob", "wire", "console")):
+            time.sleep(0.5)
+        fail(UNAVAILABLE, "one of the services has ended")
+    except KeyboardInterrupt:
+        terminal.say("\nStopping ...")
+
+
+def _console_port() -> int:
+    port = os.environ.get("CODELENGTH_CONSOLE_PORT", "8000")
+    if not port.isdecimal() or int(port) > 65535:
+        fail(USAGE, f"CODELENGTH_CONSOLE_PORT: {port!r} is no port")
+    return int(port)
 
 
 @app.command()
@@ -350,11 +401,11 @@ def codes(
 
 
 @app.command()
-def serve(service: Annotated[str, typer.Argument(help="alice, bob or wire")]) -> None:
+def serve(service: Annotated[str, typer.Argument(help="alice, bob, wire or console")]) -> None:
     """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
-    modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire"}
+    modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
-        fail(USAGE, f"there is no service {service!r}: alice, bob or wire")
+        fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 
@@ -429,6 +480,17 @@ def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
         fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
 
 
+def _cluster(stack: ExitStack, *, warm: str | None = None, as_json: bool = False, console_port: int | None = None) -> "Cluster":
+    """Private services, with the presets that `warm` names loaded (all if None), and the console where it is given a port."""
+    from harness.cluster import Cluster, StartError
+
+    known = None if warm is None else [name for name in _preset_names("") if name in warm.split(",")]
+    try:
+        return stack.enter_context(Cluster(warm=known, console_port=console_port))
+    except StartError as error:
+        fail(UNAVAILABLE, str(error), as_json=as_json)
+
+
 def _client(
     stack: ExitStack,
     alice: str | None,
@@ -438,11 +500,12 @@ def _client(
     warm: str | None = None,
     as_json: bool = False,
     patience: float | None = 5.0,
+    cluster: "Cluster | None" = None,
 ) -> "Client":
     """Of running services, or of private ones, which load the presets that `warm` names (all if None) before they are ready."""
     import time
 
-    from harness.cluster import Cluster, StartError, wait_ready
+    from harness.cluster import StartError, wait_ready
     from harness.transmit import Client, RequestError, Urls
 
     try:
@@ -452,8 +515,7 @@ def _client(
                 wait_ready(url, deadline, patience=patience)
             urls = Urls(alice=alice, bob=bob, wire=wire)
         else:
-            known = None if warm is None else [name for name in _preset_names("") if name in warm.split(",")]
-            cluster = stack.enter_context(Cluster(warm=known))
+            cluster = cluster or _cluster(stack, warm=warm, as_json=as_json)
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)

@@ -24,7 +24,8 @@ class Cluster:
     """The three processes, as a context manager. URLs are attributes: `alice`, `bob`, `wire` (the counts).
 
     warm: presets loaded before the services are ready, all if None. environment: of all services. own: further variables of
-    one, by its name.
+    one, by its name. console_port: start the console too, its URL is `console`; it listens there, or where it can if that
+    port is taken.
     """
 
     def __init__(
@@ -34,13 +35,15 @@ class Cluster:
         warm: list[str] | None = None,
         environment: dict[str, str] | None = None,
         own: dict[str, dict[str, str]] | None = None,
+        console_port: int | None = None,
     ) -> None:
         self._quiet = quiet
         self._environment = ({} if warm is None else {"CODELENGTH_WARM": ",".join(warm)}) | (environment or {})
         self._own = own or {}
+        self._console_port = console_port
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self.alice = self.bob = self.wire = ""
+        self.alice = self.bob = self.wire = self.console = ""
 
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="codelength-")
@@ -69,6 +72,8 @@ class Cluster:
             )
             for one in sockets.values():
                 one.close()
+            if self._console_port is not None:
+                self._start_console(self._console_port, common)
             self._wait()
         except BaseException:
             self.__exit__(None, None, None)
@@ -89,7 +94,7 @@ class Cluster:
             self._directory.cleanup()
 
     def process(self, name: str) -> subprocess.Popen[bytes]:
-        """The process of `alice`, `bob` or `wire`."""
+        """The process of `alice`, `bob`, `wire` or `console`."""
         return self._processes[name]
 
     def log(self, name: str) -> str:
@@ -110,9 +115,21 @@ class Cluster:
                 start_new_session=True,  # Ctrl-C is for us, who then stop them
             )
 
+    def _start_console(self, port: int, environment: dict[str, str]) -> None:
+        try:
+            listening = socket.create_server(("127.0.0.1", port))
+        except OSError:
+            listening = socket.create_server(("127.0.0.1", 0))
+        with listening:
+            self.console = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            urls = {"CODELENGTH_CONSOLE_ALICE_URL": self.alice, "CODELENGTH_CONSOLE_BOB_URL": self.bob}
+            own = {**environment, **urls, "CODELENGTH_CONSOLE_LISTEN_FD": str(listening.fileno())}
+            self._start("console", ["-m", "harness.console"], own, listening)
+
     def _wait(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        for name, url in (("bob", self.bob), ("alice", self.alice), ("wire", self.wire)):
+        urls = {"bob": self.bob, "alice": self.alice, "wire": self.wire} | ({"console": self.console} if self.console else {})
+        for name, url in urls.items():
             wait_ready(url, deadline, lambda name=name: self._check(name))
 
     def _check(self, name: str) -> None:

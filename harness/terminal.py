@@ -82,6 +82,12 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def has_desktop() -> bool:
+    """Whether somebody sits at a terminal beside a desktop that could show a page. CI=1 says that nobody does."""
+    desktop = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return desktop and sys.stdout.isatty() and os.environ.get("CI", "") in ("", "0", "false")
+
+
 def octets(count: int) -> str:
     """A number of bytes for people."""
     return f"{count:,} byte{'' if count == 1 else 's'}"

@@ -247,11 +247,19 @@ class Decoder(_Codec):
         self._coder.check(self.position)
         return gained
 
-    def open_tokens(self) -> Tokens:
-        """Tokens of the open block decoded so far; only for one stream are they a prefix of the dataset's order."""
-        if self._layout is None:
-            return np.zeros(0, dtype=np.uint32)
-        return self._layout.flat(self._layout.grid)[: self._row] if self.spec.streams == 1 else np.zeros(0, np.uint32)
+    def open_block(self, rows: int) -> list[tuple[int, Tokens, U32]]:
+        """The open block's newest rows, at most `rows`, of which nothing has been checked yet.
+
+        For every stream: the place in the block of its first token there, the tokens, and their costs.
+        """
+        layout, found = self._layout, []
+        if layout is not None:
+            for stream, length in enumerate(layout.lengths.tolist()):
+                part = slice(max(0, self._row - rows), min(self._row, length))
+                if part.start < part.stop:
+                    place = stream * layout.rows + part.start
+                    found.append((place, layout.grid[stream, part].copy(), layout.costs[stream, part].copy()))
+        return found
 
     def take_block(self) -> tuple[Tokens, U32]:
         """The complete block's tokens and their costs, uint32 [L] each; the block is closed."""

@@ -247,6 +247,11 @@ class TransmissionDecoder:
             raise StartMismatchError(start.steps, ours.hex(), theirs.hex())
         self._proven = True
 
+    def unchecked(self, tokens: int) -> tuple[tuple[int, Tokens, Tokens], ...]:
+        """What is decoded of the open block, about its newest `tokens`, by stream: the first one's position, tokens, costs."""
+        rows = max(1, tokens // self.decoder.spec.streams)
+        return tuple((self._agreed + place, part, costs) for place, part, costs in self.decoder.open_block(rows))
+
     def _check(self, theirs: Check) -> tuple[Tokens, Tokens]:
         ours: codec.Check = self.decoder.check(with_digest=theirs.digest is not None)
         if (ours.position, ours.crc, ours.digest) != (theirs.position, theirs.crc, theirs.digest):

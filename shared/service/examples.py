@@ -68,6 +68,7 @@ PROBLEM: Final[dict[str, Any]] = {
     "status": 404,
     "detail": f"no dataset '{_SHA256}' is held here",
 }
+_PIECE: Final = {"first": 0, "provisional": True, "tokens": [104, 101], "bits": [8.0, 7.41]}
 
 EXAMPLES: Final[dict[str, Any]] = {
     "Dataset": DATASET,
@@ -84,6 +85,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "per_token": None,
         "per_block": [{"block": 0, "first": 0, "tokens": 11, "nll_bits": 80.6}],
     },
+    "Decoded": {"checked": 0, "decoded": 2, "pieces": [_PIECE]},
+    "DecodedPiece": _PIECE,
     "Problem": PROBLEM,
     "Status": {"status": "ok"},
     "Version": {

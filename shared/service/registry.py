@@ -22,6 +22,8 @@ class Registry:
         self.store = store
         self._live: dict[str, Transmission] = {}
         self._unsaved: dict[str, Transmission] = {}  # newer than in the store
+        self.unchecked: dict[str, tuple[Any, ...]] = {}
+        """By id, what has been decoded of a transmission's open block; see `worker.Progress`."""
         self._changed: dict[str, asyncio.Event] = {}
         self._saved_at: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -57,7 +59,7 @@ class Registry:
             self._changed[transmission.id] = asyncio.Event()
             event.set()
         if transmission.settled:
-            for known in (self._live, self._changed, self._saved_at):
+            for known in (self._live, self._changed, self._saved_at, self.unchecked):
                 known.pop(transmission.id, None)
 
     def _save(self, transmission: Transmission) -> None:

@@ -152,6 +152,7 @@ class Recorder:
         record.seconds[self._coding] = progress.seconds
         if progress.prepare_seconds is not None:
             record.seconds["prepare"] = progress.prepare_seconds
+        self.registry.unchecked[record.id] = progress.unchecked
         record.peak_memory_bytes = progress.peak_memory_bytes + peak_memory_bytes()
         record.notes += [note for note in progress.notes if note not in record.notes]
         self._update(save=False)

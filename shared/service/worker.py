@@ -37,6 +37,7 @@ from shared.service.snapshots import Origin, starting
 _LENGTH: Final = struct.Struct("<I")
 _BATCH_BYTES: Final = 1 << 15
 _PROGRESS_SECONDS: Final = 0.1
+_SHOWN_TOKENS: Final = 1 << 14
 _DURABLE_BYTES: Final = 1 << 18
 _DURABLE_SECONDS: Final = 1.0
 
@@ -81,7 +82,9 @@ class Input:
 class Progress:
     """Where a job stands. nll_bits: Σ −log2 p so far. seconds: of coding. peak_memory_bytes: of this process in this job.
 
-    notes: what the model had to tell, in sentences. prepare_seconds: of training on the corpus, where there is one.
+    notes: what the model had to tell, in sentences. prepare_seconds: of training on the corpus, where there is one. unchecked:
+    what Bob has decoded of the open block, or its newest part, by stream: the position of the first token, the tokens, and
+    their costs.
     """
 
     tokens: int
@@ -92,6 +95,7 @@ class Progress:
     peak_memory_bytes: int
     notes: tuple[str, ...]
     prepare_seconds: float | None = None
+    unchecked: tuple[tuple[int, Tokens, Tokens], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,12 +190,15 @@ class _Reporter:
     pipe: Pipe
     codec: TransmissionEncoder | TransmissionDecoder
     prepare_seconds: float | None
+    files: "_Files | None" = None
     said_at: float = field(default_factory=time.monotonic)
     messages: list[Message] = field(default_factory=list)
     size: int = 0
 
     def progress(self) -> Progress:
         coder = self.codec.encoder if isinstance(self.codec, TransmissionEncoder) else self.codec.decoder
+        if self.files is not None:
+            self.files.flush()  # whoever looks must find all that was checked
         return Progress(
             tokens=coder.position,
             steps=coder.steps,
@@ -201,6 +208,7 @@ class _Reporter:
             peak_memory_bytes=peak_memory_bytes(),
             notes=tuple(coder.notes),
             prepare_seconds=self.prepare_seconds,
+            unchecked=() if isinstance(self.codec, TransmissionEncoder) else self.codec.unchecked(_SHOWN_TOKENS),
         )
 
     def add(self, message: Message) -> None:
@@ -310,9 +318,13 @@ class _Files:
         late = time.monotonic() - self._synced_at >= _DURABLE_SECONDS
         return self.received - self.durable >= (1 if late else _DURABLE_BYTES)
 
-    def sync(self) -> None:
+    def flush(self) -> None:
         for file in self._all():
             file.flush()
+
+    def sync(self) -> None:
+        self.flush()
+        for file in self._all():
             os.fdatasync(file.fileno())
         self.durable = self.received
         self._synced_at = time.monotonic()
@@ -329,8 +341,8 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
     transmission = TransmissionDecoder(
         spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs, predictor=predictor
     )
-    reporter = _Reporter(pipe, transmission, prepare_seconds)
     files = _Files(Path(job.directory))
+    reporter = _Reporter(pipe, transmission, prepare_seconds, files)
     tokens_done, block_index = 0, 0
 
     def keep(tokens: Tokens, costs: Tokens) -> None:
@@ -373,6 +385,7 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
         files.sync()
     finally:
         files.close()
+        reporter.files = None
     reporter.add(Ack(received_bytes=files.received, durable_bytes=files.durable))
     reporter.flush(finished=True, sha256=transmission.sha256)
 

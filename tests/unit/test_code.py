@@ -176,13 +176,13 @@ def test_predictor_refuses_other_arrays():
 def test_decoder_without_block():
     decoder = Decoder(preset("uniform"))
     assert decoder.decode() == 0
-    assert len(decoder.open_tokens()) == 0
+    assert len(decoder.open_block(9)) == 0
     with pytest.raises(RuntimeError):
         decoder.take_block()
 
 
-def test_open_tokens_are_a_prefix():
-    spec = preset("frequency")
+@pytest.mark.parametrize("spec", [preset("frequency"), small("recurrent", block_tokens=6000)], ids=["one", "three"])
+def test_the_open_block_is_what_was_sent(spec):
     tokens = to_tokens(TEXT[:6000], spec.vocabulary)
     z, _, _, _ = encode(spec, tokens)
     decoder = Decoder(spec)
@@ -190,9 +190,13 @@ def test_open_tokens_are_a_prefix():
     decoder.feed(z[:500])
     while decoder.decode():
         pass
-    found = decoder.open_tokens()
-    assert 0 < len(found) < 6000
-    assert np.array_equal(found, tokens[: len(found)])
+    found = decoder.open_block(50)
+    assert len(found) == spec.streams
+    for place, part, costs in found:
+        assert 0 < len(part) == len(costs) <= 50
+        assert np.array_equal(part, tokens[place : place + len(part)])
+    everything = [part for _, part, _ in decoder.open_block(6000)]
+    assert sum(map(len, everything)) == decoder.position > 0
 
 
 def test_id_outside_vocabulary_is_named():

@@ -1,12 +1,17 @@
 """The command line, in this process where it can be."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
+from harness.terminal import has_desktop
 
 run = CliRunner()
 
@@ -31,6 +36,47 @@ def test_demo(urls):
     assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.stdout.splitlines() if line.endswith("verified")] == ["uniform", "ngram"]
     assert run.invoke(app, ["demo", "--codes", "zip", *urls]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "terminal", "found"),
+    [
+        ({"DISPLAY": ":0"}, True, True),
+        ({"WAYLAND_DISPLAY": "wayland-0", "CI": "0"}, True, True),
+        ({"DISPLAY": ":0", "CI": "1"}, True, False),
+        ({"DISPLAY": ":0"}, False, False),
+        ({}, True, False),
+    ],
+)
+def test_a_desktop_is_a_display_at_a_terminal(monkeypatch, environment, terminal, found):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    assert has_desktop() is found
+
+
+@pytest.mark.long
+def test_the_demo_stays_until_it_is_interrupted():
+    command = [sys.executable, "-m", "harness.cli", "demo", "--stay", "--codes", "uniform"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    lines = []
+    while "stay up" not in (lines or [""])[-1]:
+        line = process.stderr.readline()
+        assert line, lines
+        lines.append(line)
+    page = next(line for line in lines if "Watch it at" in line).split()[-1]
+    answer = httpx.get(page, trust_env=False)
+    assert answer.status_code == 200
+    assert "verified" in answer.text
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "verified" in out
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(page, trust_env=False)
 
 
 @pytest.mark.long

@@ -1,0 +1,200 @@
+"""HTML of what is known: whole pages, and the parts of them that are replaced while something runs."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+
+from harness.console.watching import FINAL_STATES, SHOWN_TOKENS, Watch
+from harness.figures import text
+from harness.figures.pictures import LAYERS, Run, bits_per_byte, cumulative, layer_bars, layers
+
+STATES: Final = {
+    "queued": "waiting for its turn",
+    "running": "running",
+    "paused": "paused",
+    "interrupted": "interrupted",
+    "verified": "verified",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with thousands separated; – where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in a unit that people read."""
+    if count is None:
+        return "–"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def percent(value: float | None) -> str:
+    """A rate."""
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def speed(bits: float | None) -> str:
+    """Bits per second in a unit that people read."""
+    if bits is None:
+        return "–"
+    for unit, factor in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bits >= factor:
+            return f"{bits / factor:.3g} {unit}"
+    return f"{bits:.0f} bit/s"
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.console"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters.update(number=number, size=size, percent=percent, speed=speed)
+    found.globals.update(states=STATES, ended=FINAL_STATES, layer_words={kind: words for kind, _, words in LAYERS})
+    return found
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package."""
+    return _templates().get_template(template).render(**values)
+
+
+def run_parts(watch: Watch, yardsticks: dict[str, int], *, only: tuple[str, ...] | None = None) -> dict[str, Markup]:
+    """A transmission's parts by name: HTML to be put on its page."""
+    makers: dict[str, Callable[[], str]] = {
+        "state": lambda: render("parts/state.html", **_facts(watch)),
+        "actors": lambda: render("parts/actors.html", **_facts(watch)),
+        "formula": lambda: render("parts/formula.html", **_facts(watch)),
+        "falling": lambda: _falling(watch),
+        "cumulative": lambda: _cumulative(watch, yardsticks),
+        "ledger": lambda: ledger(watch),
+        "text": lambda: decoded(watch),
+        "news": lambda: news(watch),
+    }
+    return {name: Markup(make()) for name, make in makers.items() if only is None or name in only}  # noqa: S704 - made by templates
+
+
+def _facts(watch: Watch) -> dict[str, Any]:
+    """What templates need to know of a transmission."""
+    record, alice, bob = watch.record, watch.records.get("alice"), watch.records.get("bob")
+    tokens = record["dataset"]["tokens"]
+    done = (bob or record)["tokens_done"]
+    return {
+        "run": record,
+        "alice": alice,
+        "bob": bob,
+        "figures": bob if bob and bob["tokens_done"] else record,
+        "tokens": tokens,
+        "done": done,
+        "sent": (alice or record)["tokens_done"],
+        "share": done / tokens if tokens else (1.0 if record["state"] == "verified" else 0.0),
+        "uniform_bits": f"{math.log2(record['dataset']['vocabulary_size']):.6g}",
+        "rate": watch.socket_bits_per_second,
+        "socket_bytes": watch.socket_bytes,
+        "checked": watch.text["checked"] if watch.text else None,
+        "problems": list(watch.problems.values()),
+    }
+
+
+def news(watch: Watch) -> str:
+    """One sentence for those who listen; it changes seldom."""
+    facts = _facts(watch)
+    state = facts["run"]["state"]
+    if state in FINAL_STATES:
+        cost = facts["figures"]["bits_per_byte"]
+        return f"The transmission is {state}{'' if cost is None else f' at {cost:.3f} bits per byte'}."
+    return f"{STATES[state].capitalize()}: {10 * int(10 * facts['share'])} percent decoded."
+
+
+def _falling(watch: Watch) -> str:
+    dataset = watch.record["dataset"]
+    run = Run(name=watch.record["code"]["name"], curve=watch.curve)
+    return bits_per_byte([run], tokens=dataset["tokens"], vocabulary_size=dataset["vocabulary_size"])
+
+
+def _cumulative(watch: Watch, yardsticks: dict[str, int]) -> str:
+    dataset = watch.record["dataset"]
+    run = Run(name=watch.record["code"]["name"], curve=watch.curve)
+    return cumulative([run], tokens=dataset["tokens"], vocabulary_size=dataset["vocabulary_size"], yardsticks=yardsticks)
+
+
+def ledger(watch: Watch) -> str:
+    """The wire's layers, as bars and as numbers that add up."""
+    alice, bob = watch.records.get("alice"), watch.records.get("bob")
+    forth = alice["wire"]["sent"] if alice else bob["wire"]["received"] if bob else {}
+    back = alice["wire"]["received"] if alice else bob["wire"]["sent"] if bob else {}
+    whole, rest = layer_bars(forth)
+    rows = [(kind, name, there, here) for (kind, name, there), (_, _, here) in zip(layers(forth), layers(back), strict=True)]
+    return render(
+        "parts/ledger.html",
+        whole=Markup(whole),  # noqa: S704 - made by the pictures
+        rest=Markup(rest),  # noqa: S704
+        rows=rows,
+        forth=forth,
+        back=back,
+        kernel={"alice": forth.get("tcp_info_bytes"), "bob": bob["wire"]["received"]["tcp_info_bytes"] if bob else None},
+        final=bool(alice and bob and alice["wire"]["final"] and bob["wire"]["final"]),
+        agree=bool(alice and bob and forth["socket_bytes"] == bob["wire"]["received"]["socket_bytes"]),
+    )
+
+
+def decoded(watch: Watch, part: dict[str, Any] | None = None) -> str:
+    """Bob's text, or a part of it."""
+    found = part if part is not None else watch.text
+    if not found or not found["pieces"]:
+        return '<span class="quiet">Nothing has been decoded yet.</span>'
+    octets = watch.record["dataset"]["vocabulary"] == "bytes"
+    first = found["pieces"][0]["first"]
+    lead = f'<span class="gap" title="{first:,} tokens before">⋯</span>' if first else ""
+    last = found["pieces"][-1]
+    more = (watch.record["dataset"]["tokens"] or 0) - last["first"] - len(last["tokens"])
+    tail = f'<span class="gap" title="{more:,} tokens after">⋯</span>' if more > 0 else ""
+    return lead + text.spans(found["pieces"], octets=octets) + tail
+
+
+def run_page(watch: Watch, yardsticks: dict[str, int], table: str) -> str:
+    """The page of one transmission."""
+    facts = _facts(watch)
+    return render(
+        "run.html",
+        title=f"{facts['run']['code']['name']} · {facts['run']['dataset']['name'] or 'dataset'}",
+        parts=run_parts(watch, yardsticks),
+        table=Markup(table),  # noqa: S704 - made by a template
+        scale=[(index, *_limits(index)) for index in range(len(text.STEPS) + 1)],
+        shown_tokens=SHOWN_TOKENS,
+        **facts,
+    )
+
+
+def _limits(index: int) -> tuple[float | None, float | None]:
+    steps = (0.0, *text.STEPS, None)
+    return steps[index], steps[index + 1]
+
+
+def comparison_pictures(watches: list[Watch], dataset: dict[str, Any], yardsticks: dict[str, int]) -> dict[str, Markup]:
+    """All transmissions of one dataset in the same two pictures."""
+    named = [
+        Run(name=watch.record["code"]["name"], curve=watch.curve, colour=index)
+        for index, watch in enumerate(watches)
+        if len(watch.curve.positions) > 1
+    ]
+    tokens, size_m = dataset["tokens"], dataset["vocabulary_size"]
+    return {
+        "falling": Markup(bits_per_byte(named, tokens=tokens, vocabulary_size=size_m)),  # noqa: S704 - made by the pictures
+        "cumulative": Markup(  # noqa: S704
+            cumulative(named, tokens=tokens, vocabulary_size=size_m, yardsticks=yardsticks)
+        ),
+    }

@@ -1,5 +1,6 @@
 """Alice, the wire and Bob as processes of this machine, on free ports, with a state directory that goes away with them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,15 +10,25 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import httpx
 
 _READY_SECONDS: Final = 600.0  # the first start compiles every kernel, on a crowded machine for minutes
+_RETRY_SECONDS: Final = 10.0  # nobody starts these services again, unless a test does
 
 
 class StartError(Exception):
     """A service did not come up."""
+
+
+class _Command(NamedTuple):
+    """How a process is started. listening: the variable that names its listening sockets, on `ports`."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    listening: str
+    ports: tuple[int, ...]
 
 
 class Cluster:
@@ -37,6 +48,7 @@ class Cluster:
         self._environment = environment or {}
         self._own = own or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, _Command] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self.alice = self.bob = self.wire = ""
 
@@ -50,23 +62,19 @@ class Cluster:
             "CODELENGTH_MAX_CONCURRENT": "1",
             "CODELENGTH_BOB_URL": f"ws://127.0.0.1:{ports['relay']}",
             "CODELENGTH_WIRE_UPSTREAM": f"127.0.0.1:{ports['bob']}",
+            "CODELENGTH_RETRY_SECONDS": str(_RETRY_SECONDS),
             **self._environment,
         }
+        self._commands = {
+            "bob": _Command(("-m", "bob"), common, "CODELENGTH_LISTEN_FD", (ports["bob"],)),
+            "alice": _Command(("-m", "alice"), common, "CODELENGTH_LISTEN_FD", (ports["alice"],)),
+            "wire": _Command(("-m", "harness.wire"), common, "CODELENGTH_WIRE_LISTEN_FDS", (ports["relay"], ports["counts"])),
+        }
+        for one in sockets.values():  # found free; each process gets its own, whenever it is started
+            one.close()
         try:
-            self._start("bob", ["-m", "bob"], {**common, "CODELENGTH_LISTEN_FD": str(sockets["bob"].fileno())}, sockets["bob"])
-            self._start(
-                "alice", ["-m", "alice"], {**common, "CODELENGTH_LISTEN_FD": str(sockets["alice"].fileno())}, sockets["alice"]
-            )
-            numbers = f"{sockets['relay'].fileno()},{sockets['counts'].fileno()}"
-            self._start(
-                "wire",
-                ["-m", "harness.wire"],
-                {**common, "CODELENGTH_WIRE_LISTEN_FDS": numbers},
-                sockets["relay"],
-                sockets["counts"],
-            )
-            for one in sockets.values():
-                one.close()
+            for name in self._commands:
+                self._start(name)
             self._wait()
         except BaseException:
             self.__exit__(None, None, None)
@@ -86,6 +94,12 @@ class Cluster:
         if self._directory is not None:
             self._directory.cleanup()
 
+    @property
+    def directory(self) -> Path:
+        """Where the services keep their state."""
+        assert self._directory is not None
+        return Path(self._directory.name)
+
     def process(self, name: str) -> subprocess.Popen[bytes]:
         """The process of `alice`, `bob` or `wire`."""
         return self._processes[name]
@@ -95,13 +109,22 @@ class Cluster:
         assert self._directory is not None
         return (Path(self._directory.name) / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
-    def _start(self, name: str, arguments: list[str], environment: dict[str, str], *inherited: socket.socket) -> None:
+    def start(self, name: str) -> None:
+        """Start `alice`, `bob` or `wire` again, on the same port and directory, once its process has ended."""
+        self._processes[name].wait(30)
+        self._start(name)
+
+    def _start(self, name: str) -> None:
         assert self._directory is not None
-        with (Path(self._directory.name) / f"{name}.log").open("wb") as log:
+        command = self._commands[name]
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context((Path(self._directory.name) / f"{name}.log").open("ab"))
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", port))) for port in command.ports]
+            numbers = ",".join(str(one.fileno()) for one in sockets)
             self._processes[name] = subprocess.Popen(
-                [sys.executable, *arguments],
-                env={**os.environ, **environment, **self._own.get(name, {})},
-                pass_fds=[one.fileno() for one in inherited],
+                [sys.executable, *command.arguments],
+                env={**os.environ, **command.environment, command.listening: numbers, **self._own.get(name, {})},
+                pass_fds=[one.fileno() for one in sockets],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log if self._quiet else None,

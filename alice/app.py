@@ -1,5 +1,6 @@
 """Alice's HTTP interface: datasets come in, transmissions are started, watched, paused and cancelled."""
 
+import asyncio
 import contextlib
 import uuid
 from typing import Annotated, Any, Literal
@@ -132,7 +133,7 @@ async def post_transmission(
     """Send a dataset to Bob. It starts at once, or waits its turn; watch it under its Location."""
     dataset = held.store.dataset(wanted.dataset)
     spec, name = _resolve(wanted, dataset)
-    origin, assets = origin_of(held, spec)
+    _, assets = origin_of(held, spec)
     if spec.memory_bytes > held.settings.max_model_bytes:
         raise TooLargeError(f"a model of {spec.memory_bytes} bytes", held.settings.max_model_bytes, "CODELENGTH_MAX_MODEL_BYTES")
     if not held.pool.sources:
@@ -148,12 +149,27 @@ async def post_transmission(
         send_f=wanted.send_f,
         f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources, assets)),
     )
-    held.registry.add(record)
-    sending = Sending(held, Recorder(held.registry, record, "encode"), spec, origin)
-    request.app.state.sendings[record.id] = sending
-    held.registry.start(record.id, _run(request.app, record.id, sending))
+    _start(request.app, held, record)
     response.headers["Location"] = f"/transmissions/{record.id}"
     return record
+
+
+def _start(app: FastAPI, held: Services, record: Transmission) -> None:
+    """Begin a transmission, or take it up where it was."""
+    held.registry.add(record)
+    spec = CodeSpec.model_validate(record.code.spec)
+    sending = Sending(held, Recorder(held.registry, record, "encode"), spec)
+    app.state.sendings[record.id] = sending
+    held.registry.start(record.id, _run(app, record.id, sending))
+
+
+async def _take_up(app: FastAPI, held: Services) -> None:
+    """Go on with what the last stop of the service cut off."""
+    for record in held.registry.all():
+        if record.state in ("interrupted", "paused"):
+            record.resuming = record.state == "interrupted"
+            record.finished_at = None
+            _start(app, held, record)
 
 
 async def _run(app: FastAPI, identifier: str, sending: Sending) -> None:
@@ -179,35 +195,47 @@ def _resolve(wanted: TransmissionRequest, dataset: Dataset) -> tuple[CodeSpec, s
 def _sending(request: Request, held: Services, identifier: str) -> Sending:
     record = held.registry.get(identifier)
     sending: Sending | None = request.app.state.sendings.get(identifier)
-    if sending is None or record.state not in ("queued", "running", "paused"):
+    if sending is None or record.state in ("verified", "failed", "cancelled"):
         raise ConflictError(f"transmission {identifier} is {record.state}")
     return sending
 
 
 @routes.post("/transmissions/{identifier}/pause", tags=["transmissions"])
 async def pause(request: Request, held: Held, identifier: Identifier) -> Transmission:
-    """Stop coding; the connection stays."""
+    """Stop coding; a connection that there is stays."""
     await _sending(request, held, identifier).pause(paused=True)
     return held.registry.get(identifier)
 
 
 @routes.post("/transmissions/{identifier}/resume", tags=["transmissions"])
 async def resume(request: Request, held: Held, identifier: Identifier) -> Transmission:
-    """Go on after a pause."""
-    await _sending(request, held, identifier).pause(paused=False)
+    """Go on after a pause; at once where a lost connection is waited for, or after the tries have been given up."""
+    record = held.registry.get(identifier)
+    if record.settled and record.state == "interrupted":
+        record.resuming, record.finished_at = True, None
+        _start(request.app, held, record)
+    else:
+        await _sending(request, held, identifier).pause(paused=False)
     return held.registry.get(identifier)
 
 
 @routes.post("/transmissions/{identifier}/cancel", status_code=202, tags=["transmissions"])
 async def cancel(request: Request, held: Held, identifier: Identifier) -> Transmission:
     """Give up a transmission; Bob is told and keeps nothing of it."""
+    record = held.registry.get(identifier)
+    if record.settled and record.state == "interrupted":
+        record.resuming = True
+        _start(request.app, held, record)
+        await asyncio.sleep(0)  # it must have begun before it can be cancelled
     _sending(request, held, identifier).cancel("Alice's user cancelled the transmission")
     return held.registry.get(identifier)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Alice as an ASGI application."""
-    app = build_app("alice", "Holds datasets and sends them to Bob as an arithmetic code.", settings or Settings())
+    app = build_app(
+        "alice", "Holds datasets and sends them to Bob as an arithmetic code.", settings or Settings(), on_start=_take_up
+    )
     app.state.sendings = {}
     app.include_router(reading_routes())
     app.include_router(corpora_routes())

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import ssl
-from typing import Any
+from typing import Any, Final
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from alice.outbox import Outbox
 from shared.channel.errors import (
     CancelledTransmissionError,
     DigestMismatchError,
@@ -17,20 +18,24 @@ from shared.channel.errors import (
     UnexpectedMessageError,
     VersionError,
 )
-from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, VERSION, Accept, Ack, Code, Done, Hello, Message
+from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, VERSION, Accept, Ack, Code, Data, Done, Hello
 from shared.channel.states import Role
+from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS
 from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
-from shared.service.errors import ConflictError, InterruptedTransmissionError
+from shared.service.corpora import origin_of
+from shared.service.errors import InterruptedTransmissionError, WorkerLostError
 from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import ConnectionMeter, MeteredClientConnection
 from shared.service.pool import Worker
+from shared.service.retrying import Retrying
 from shared.service.settings import Settings
-from shared.service.snapshots import Origin
 from shared.service.transfer import Conversation, Recorder, side_by_side
 from shared.service.worker import EncodeJob, reset_peak_memory
+
+_TELL_SECONDS: Final = 5.0
 
 
 class ClientLink:
@@ -90,6 +95,9 @@ async def open_link(settings: Settings) -> ClientLink:
             create_connection=MeteredClientConnection,
             max_size=1 << 20,
             open_timeout=settings.connect_timeout_seconds,
+            ping_interval=settings.keepalive_seconds,
+            ping_timeout=settings.keepalive_seconds,
+            close_timeout=settings.connect_timeout_seconds,
             **options,
         )
     except websockets.InvalidStatus as refused:
@@ -109,51 +117,144 @@ def _refusal(refused: websockets.InvalidStatus) -> RefusedError:
     return RefusedError("", f"the websocket handshake was answered with HTTP {refused.response.status_code}")
 
 
-class Sending:
-    """The transmission of one record."""
+class _Coding:
+    """Alice's encoder at work for one transmission, whatever becomes of connections: a job of a worker, and what it made."""
 
-    def __init__(self, held: Services, recorder: Recorder, spec: CodeSpec, origin: Origin | None = None) -> None:
+    def __init__(self, worker: Worker, recorder: Recorder, job: EncodeJob) -> None:
+        self.outbox = Outbox(job.records, job.z_bytes)
+        self._worker = worker
+        self._recorder = recorder
+        self._job = job
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        await self._worker.run(self._job)
+        async for output in self._worker.outputs():
+            self.outbox.put(output.messages)
+            if output.progress is not None:
+                self._recorder.progress(output.progress)
+
+    async def acknowledge(self, durable_bytes: int) -> None:
+        """Tell encoder and outbox how much z Bob holds for certain."""
+        self.outbox.acknowledge(durable_bytes)
+        if self._worker.busy:
+            await self._worker.tell(durable_bytes=durable_bytes)
+
+    async def stop(self) -> None:
+        """End the job, so that the worker can take another one."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self._worker.abort()
+
+
+class Sending:
+    """The transmission of one record: connections, one after the other, until Bob has D."""
+
+    def __init__(self, held: Services, recorder: Recorder, spec: CodeSpec) -> None:
         self._held = held
         self._recorder = recorder
         self._spec = spec
-        self._origin = origin
         self._worker: Worker | None = None
+        self._coding: _Coding | None = None
+        self._retrying = Retrying(held.settings.retry_seconds)
+        self._connected = False
+        self._may_run = asyncio.Event()
+        if recorder.record.state != "paused":
+            self._may_run.set()
 
     async def run(self) -> None:
         """Do all of it; the record says how it ended. Raises nothing."""
         recorder = self._recorder
         try:
-            async with self._held.pool.worker() as worker:
-                reset_peak_memory()
-                recorder.restart_clock()
-                sha256 = await self._transmit(worker)
+            sha256 = await self._deliver()
         except asyncio.CancelledError:
-            reason = recorder.cancel_reason
-            recorder.failed(
-                InterruptedTransmissionError("Alice stopped") if reason is None else CancelledTransmissionError(reason)
-            )
+            await self._stopped()
         except Exception as error:  # noqa: BLE001 - the record is where it is told
             recorder.failed(error)
         else:
             recorder.verified(sha256)
+        if recorder.record.state in ("verified", "failed", "cancelled"):
+            self._held.store.empty_transmission(recorder.record.id)
         await asyncio.shield(recorder.settle())
         self._held.metrics.ended(recorder.record)
 
+    async def _stopped(self) -> None:
+        """Cancelled by the user, of which Bob is told, or stopped with the service, after which it will go on."""
+        recorder, reason = self._recorder, self._recorder.cancel_reason
+        if reason is not None:
+            if recorder.told_peer is False and recorder.record.wire["connections"]:
+                with contextlib.suppress(CodelengthError, TimeoutError):
+                    await asyncio.shield(self._tell_cancelled(reason))
+            recorder.failed(CancelledTransmissionError(reason))
+        elif recorder.record.state == "paused":
+            recorder.state("paused")
+        else:
+            recorder.failed(InterruptedTransmissionError("Alice stopped"))
+
     async def pause(self, *, paused: bool) -> None:
-        """Stop coding, or go on. Raises `ConflictError` where that means nothing."""
-        if self._worker is None:
-            raise ConflictError(f"transmission {self._recorder.record.id} is {self._recorder.record.state}")
-        self._recorder.state("paused" if paused else "running")
-        await self._worker.tell(paused=paused)
+        """Stop coding, or go on, at once even where the next try would be later."""
+        if paused:
+            self._may_run.clear()
+        else:
+            self._may_run.set()
+            self._retrying.hurry()
+        record = self._recorder.record
+        if paused or record.state == "paused":
+            started = self._worker is not None
+            self._recorder.state("paused" if paused else "running" if self._connected else "interrupted" if started else "queued")
+        if self._worker is not None and self._worker.busy:
+            await self._worker.tell(paused=paused)
 
     def cancel(self, reason: str) -> None:
         """Give up; Bob is told why."""
         self._recorder.cancel_reason = reason
         self._held.registry.cancel_task(self._recorder.record.id)
 
+    async def _deliver(self) -> str:
+        """All connections, with one worker or, where that is lost, the next."""
+        while True:
+            await self._may_run.wait()
+            try:
+                async with self._held.pool.worker() as worker:
+                    reset_peak_memory()
+                    self._recorder.restart_clock()
+                    self._worker = worker
+                    try:
+                        return await self._connect_until_done(worker)
+                    finally:
+                        self._worker = None
+                        await self._drop_coding()
+            except WorkerLostError as error:
+                await self._wait_after(error)
+
+    async def _connect_until_done(self, worker: Worker) -> str:
+        while True:
+            await self._may_run.wait()
+            try:
+                return await self._transmit(worker)
+            except WorkerLostError:
+                raise
+            except CodelengthError as error:
+                await self._wait_after(error)
+
+    async def _wait_after(self, error: CodelengthError) -> None:
+        """Wait before the next try. Raises the error where another one would not help."""
+        if not self._retrying.may_go_on(error):
+            raise error
+        if self._may_run.is_set():
+            self._recorder.interrupted(error)
+        await self._retrying.wait()
+
+    async def _drop_coding(self) -> None:
+        coding, self._coding = self._coding, None
+        if coding is not None:
+            await coding.stop()
+
     async def _transmit(self, worker: Worker) -> str:
+        """One connection."""
         link = await open_link(self._held.settings)
         self._recorder.connected(link.meter)
+        self._connected = True
         conversation = Conversation(Role.ALICE, link)
         try:
             sha256 = await self._converse(worker, conversation)
@@ -161,63 +262,119 @@ class Sending:
             told = error
             if isinstance(error, asyncio.CancelledError):
                 reason = self._recorder.cancel_reason
-                told = CancelledTransmissionError(reason or "Alice stopped")
+                told = CancelledTransmissionError(reason) if reason else InterruptedTransmissionError("Alice stopped")
+                self._recorder.told_peer = reason is not None
             await asyncio.shield(conversation.end(told))
             raise
         finally:
-            self._worker = None
+            self._connected = False
         await conversation.end(None)
         return sha256
 
+    async def _tell_cancelled(self, reason: str) -> None:
+        """Bob may hold a part, and not know: one short try to tell him."""
+        async with asyncio.timeout(_TELL_SECONDS):
+            link = await open_link(self._held.settings)
+            self._recorder.connected(link.meter)
+            conversation = Conversation(Role.ALICE, link)
+            await conversation.say(self._hello())
+            await conversation.end(CancelledTransmissionError(reason))
+
+    def _hello(self) -> Hello:
+        record = self._recorder.record
+        return Hello(
+            transmission=record.id,
+            spec=self._spec.canonical_bytes(),
+            tokens=record.dataset.tokens,
+            media_type=record.dataset.media_type,
+            name=record.dataset.name,
+            code=record.code.name if record.code.name in PRESETS else "",
+            runtime=runtime_fingerprint(),
+        )
+
     async def _converse(self, worker: Worker, conversation: Conversation) -> str:
         record, spec = self._recorder.record, self._spec
-        await conversation.say(
-            Hello(
-                transmission=record.id,
-                spec=spec.canonical_bytes(),
-                tokens=record.dataset.tokens,
-                media_type=record.dataset.media_type,
-                name=record.dataset.name,
-                code=record.code.name if record.code.name in PRESETS else "",
-                runtime=runtime_fingerprint(),
-            )
-        )
+        await conversation.say(self._hello())
         heard = conversation.hear()
-        accept = await anext(heard)
-        assert isinstance(accept, Accept)
-        record.notes += warning(spec, runtime_fingerprint(), accept.runtime)
-        if accept.block != 0:
-            raise UnexpectedMessageError(f"ACCEPT from block {accept.block}", "beginning a transmission")
-        if record.send_f:
+        answer = await anext(heard)
+        if isinstance(answer, Done):  # Bob has had all of it since an earlier connection, whose end did not come through
+            await self._finish_figures(worker)
+            return self._checked(answer)
+        assert isinstance(answer, Accept)
+        record.notes += [note for note in warning(spec, runtime_fingerprint(), answer.runtime) if note not in record.notes]
+        if answer.block != 0:
+            raise UnexpectedMessageError(f"ACCEPT from block {answer.block}", "sending with one code")
+        coding = await self._coding_from(worker, answer)
+        conversation.high_z_bytes = record.sent_z_bytes = max(record.sent_z_bytes, answer.z_bytes)
+        if record.send_f and answer.z_bytes == answer.records == 0:
             archive, _ = self._held.pool.sources[source_module(spec)]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))
-        path = self._held.store.object(record.dataset.id)
-        await worker.run(
-            EncodeJob(spec=spec.canonical_bytes(), path=str(path), sha256=record.dataset.sha256, origin=self._origin)
-        )
-        self._worker = worker
-        self._recorder.state("running")
+        self._recorder.running(paused=not self._may_run.is_set())
 
         async def listen() -> str:
             async for message in heard:
                 if isinstance(message, Ack):
-                    if worker.busy:
-                        await worker.tell(durable_bytes=message.durable_bytes)
+                    self._retrying.progress()
+                    credit.set()
+                    await coding.acknowledge(message.durable_bytes)
                 elif isinstance(message, Done):
-                    return message.sha256.hex()
+                    return self._checked(message)
                 else:
-                    raise UnexpectedMessageError(type(message).__name__.upper(), "sending: resuming is not part of this version")
+                    raise UnexpectedMessageError(type(message).__name__.upper(), "sending with one code")
             raise PeerLostError("the conversation ended without DONE")
 
-        async def pump() -> None:
-            async for output in worker.outputs():
-                messages: tuple[Message, ...] = output.messages
-                if messages:
-                    await conversation.say(*messages)
-                if output.progress is not None:
-                    self._recorder.progress(output.progress)
+        credit = asyncio.Event()
 
-        sha256 = await side_by_side(listen(), pump())
-        if sha256 != record.dataset.sha256:
-            raise DigestMismatchError(record.dataset.sha256, sha256)
-        return sha256
+        async def send() -> None:
+            channel = conversation.channel
+            while True:
+                messages = await coding.outbox.take()
+                size = sum(len(message.z) for message in messages if isinstance(message, Data))
+                while size > channel.credit_bytes:
+                    credit.clear()
+                    await credit.wait()
+                await conversation.say(*messages)
+                record.sent_z_bytes = max(record.sent_z_bytes, channel.z_before_bytes + channel.z_sent_bytes)
+
+        async def code() -> None:
+            await asyncio.shield(coding.task)
+
+        return await side_by_side(listen(), send(), code())
+
+    def _checked(self, done: Done) -> str:
+        expected = self._recorder.record.dataset.sha256
+        if done.sha256.hex() != expected:
+            raise DigestMismatchError(expected, done.sha256.hex())
+        return expected
+
+    async def _coding_from(self, worker: Worker, accept: Accept) -> _Coding:
+        """The encoder that runs, if what it made reaches back to where Bob stands; else one that begins anew."""
+        coding = self._coding
+        if coding is not None and coding.outbox.rewind(accept.records, accept.z_bytes):
+            await coding.acknowledge(accept.z_bytes)
+            return coding
+        await self._drop_coding()
+        self._coding = self._code(worker, records=accept.records, z_bytes=accept.z_bytes)
+        return self._coding
+
+    def _code(self, worker: Worker, **position: Any) -> _Coding:
+        record, store = self._recorder.record, self._held.store
+        self._recorder.recoding()
+        job = EncodeJob(
+            spec=self._spec.canonical_bytes(),
+            path=str(store.object(record.dataset.id)),
+            sha256=record.dataset.sha256,
+            directory=str(store.transmission_directory(record.id)),
+            origin=origin_of(self._held, self._spec)[0],
+            **position,
+        )
+        return _Coding(worker, self._recorder, job)
+
+    async def _finish_figures(self, worker: Worker) -> None:
+        """Encode to the end for the figures' sake, if that was not done."""
+        if self._coding is None:
+            self._coding = self._code(worker, quiet=True)
+        elif not self._coding.task.done():
+            await self._drop_coding()
+            self._coding = self._code(worker, quiet=True)
+        await asyncio.shield(self._coding.task)

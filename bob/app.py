@@ -249,19 +249,13 @@ async def channel(websocket: WebSocket) -> None:
         await websocket.send_denial_response(Response(document.model_dump_json(), 426, media_type="application/problem+json"))
         return
     await websocket.accept(subprotocol=SUBPROTOCOL)
-    receiving = Receiving(held, ServerLink(websocket))
-    task = asyncio.current_task()
-    websocket.app.state.receivings.add(task)
-    try:
-        await receiving.run()
-    finally:
-        websocket.app.state.receivings.discard(task)
+    await Receiving(held, ServerLink(websocket), websocket.app.state.receivings).run()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Bob as an ASGI application."""
-    receivings: set[asyncio.Task[Any]] = set()
     app = build_app("bob", "Decodes what Alice sends, and tells what it cost.", settings or Settings())
+    receivings: dict[str, Receiving] = {}
     app.state.receivings = receivings
     app.include_router(reading_routes())
     app.include_router(corpora_routes())

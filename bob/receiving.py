@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from shared.channel.errors import CancelledTransmissionError, ChannelError, PeerLostError, RefusedError, UnexpectedMessageError
-from shared.channel.messages import Accept, Code, Done, Hello, Message, Refuse
+from shared.channel.errors import ChannelError, PeerLostError, RefusedError, UnexpectedMessageError
+from shared.channel.messages import Accept, Ack, Code, Done, Hello, Message, Refuse
 from shared.channel.states import Role
 from shared.code.errors import InputError
 from shared.code.size import source_module
@@ -31,14 +31,27 @@ from shared.service.errors import (
 from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import SCOPE_KEY, ConnectionMeter
 from shared.service.pool import Worker
+from shared.service.received import ReceivedLog
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission, measured_f
-from shared.service.snapshots import Origin
+from shared.service.snapshots import remove_snapshots
+from shared.service.starts import Origin
 from shared.service.transfer import Conversation, Recorder, clip, side_by_side
 from shared.service.worker import DecodeJob, reset_peak_memory
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _COST_BYTES: Final = 4
 _HELLO_SECONDS: Final = 10.0
+_DURABLE_BYTES: Final = 1 << 18
+_DURABLE_SECONDS: Final = 1.0
+
+
+@contextlib.contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """What the disk refuses is no fault of the transmission: it can go on once there is room."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFullError(f"Bob cannot write: {(error.strerror or str(error)).lower()}") from None
 
 
 class ServerLink:
@@ -75,12 +88,20 @@ class ServerLink:
 
 
 class Receiving:
-    """The transmission that comes over one websocket."""
+    """The transmission that comes over one websocket, from its beginning or from where an earlier connection left it.
 
-    def __init__(self, held: Services, link: ServerLink) -> None:
+    others: the receivings of this service by transmission. A newer connection takes the place of one that only Bob believes in.
+    """
+
+    def __init__(self, held: Services, link: ServerLink, others: "dict[str, Receiving]") -> None:
         self._held = held
         self._link = link
+        self._others = others
         self._conversation = Conversation(Role.BOB, link)
+        self._task = asyncio.current_task()
+        self._identifier = ""
+        self._superseded = False
+        self._ended = asyncio.Event()
         self.recorder: Recorder | None = None
         self._origin: Origin | None = None
 
@@ -90,37 +111,71 @@ class Receiving:
         try:
             await self._converse()
         except asyncio.CancelledError:
-            error = InterruptedTransmissionError("Bob stopped")
+            error = PeerLostError("Alice came back by another connection")
+            if not self._superseded:
+                error = InterruptedTransmissionError("Bob stopped")
         except Exception as raised:  # noqa: BLE001 - the record and the peer are told
             error = raised
         await asyncio.shield(self._finish(error))
 
     async def _finish(self, error: BaseException | None) -> None:
         recorder = self.recorder
-        if recorder is not None and error is not None:
-            if isinstance(error, CancelledTransmissionError | StorageFullError):
-                self._discard(recorder.record)
-            recorder.failed(error)
+        if recorder is not None:
+            identifier = recorder.record.id
+            if error is not None and not recorder.record.reconstruction.verified:
+                recorder.failed(error)
+            match recorder.record.state:
+                case "cancelled":
+                    self._held.store.empty_transmission(identifier)
+                case "verified" | "failed":
+                    self._tidy(identifier)
         await self._conversation.end(error)
         if recorder is not None:
             await recorder.settle()
             self._held.metrics.ended(recorder.record)
+        if self._others.get(self._identifier) is self:
+            del self._others[self._identifier]
+        self._ended.set()
 
-    def _discard(self, record: Transmission) -> None:
-        directory = self._held.store.transmission_directory(record.id)
-        for name in ("z", "costs", "blocks.jsonl", "reconstruction.partial"):
+    def _tidy(self, identifier: str) -> None:
+        """Keep what tells of bits; the rest served to go on."""
+        directory = self._held.store.transmission_directory(identifier)
+        for name in ("received", "reconstruction.partial"):
             (directory / name).unlink(missing_ok=True)
+        remove_snapshots(directory)
+
+    async def give_way(self) -> None:
+        """End, because Alice has come back by another connection."""
+        self._superseded = True
+        if self._task is not None:
+            self._task.cancel()
+        await self._ended.wait()
+
+    async def _take_place(self, identifier: str) -> None:
+        """Be the one for this transmission; an earlier connection that is still open, so far as Bob knows, ends."""
+        while (earlier := self._others.get(identifier)) is not None:
+            await earlier.give_way()
+        self._others[identifier] = self
+        self._identifier = identifier
 
     async def _converse(self) -> None:
         heard = self._conversation.hear()
-        async with asyncio.timeout(_HELLO_SECONDS):
-            hello = await anext(heard)
+        try:
+            async with asyncio.timeout(_HELLO_SECONDS):
+                hello = await anext(heard)
+        except TimeoutError:
+            raise PeerLostError(f"no HELLO within {_HELLO_SECONDS:.0f} seconds") from None
         assert isinstance(hello, Hello)
+        if _ID.fullmatch(hello.transmission):
+            await self._take_place(hello.transmission)
         try:
             record, spec = self._offer(hello)
         except (InputError, ServiceError) as error:
             await self._conversation.say(Refuse(problem=slug_of(error), reason=clip(str(error))))
             raise RefusedError(slug_of(error), str(error)) from None
+        if record.reconstruction.verified:
+            await self._say_done(record.reconstruction.sha256 or "")
+            return
         self._held.registry.add(record)
         self.recorder = Recorder(self._held.registry, record, "decode")
         self.recorder.connected(self._link.meter)
@@ -139,6 +194,9 @@ class Receiving:
             }
         )
         self.recorder.verified(sha256)
+        await self._say_done(sha256)
+
+    async def _say_done(self, sha256: str) -> None:
         await self._conversation.say(Done(sha256=bytes.fromhex(sha256)))
         with contextlib.suppress(ChannelError):
             await self._link.receive()  # Alice closes
@@ -148,11 +206,14 @@ class Receiving:
         held, settings = self._held, self._held.settings
         if not _ID.fullmatch(hello.transmission):
             raise MalformedRequestError("a transmission's id is 32 hexadecimal digits")
-        with contextlib.suppress(NotFoundError):
-            state = held.registry.get(hello.transmission).state
-            raise ConflictError(f"transmission {hello.transmission} is known already, and {state}")
         spec = CodeSpec.parse(hello.spec)
         self._origin, assets = origin_of(held, spec)
+        with contextlib.suppress(NotFoundError):
+            known = held.registry.get(hello.transmission)
+            if known.state not in ("interrupted", "verified") or known.code.digest != spec.digest():
+                raise ConflictError(f"transmission {hello.transmission} is known already, and {known.state}")
+            if known.reconstruction.verified or held.pool.sources:
+                return known, spec
         if spec.memory_bytes > settings.max_model_bytes:
             raise TooLargeError(f"a model of {spec.memory_bytes} bytes", settings.max_model_bytes, "CODELENGTH_MAX_MODEL_BYTES")
         tokens = hello.tokens or 0
@@ -187,43 +248,83 @@ class Receiving:
     async def _receive(self, worker: Worker, hello: Hello, spec: CodeSpec, heard: AsyncIterator[Message]) -> str:
         recorder, conversation = self.recorder, self._conversation
         assert recorder is not None
-        limit = self._held.settings.max_tokens
+        record = recorder.record
         directory = self._held.store.transmission_directory(hello.transmission)
         ours = runtime_fingerprint()
-        recorder.record.notes += warning(spec, ours, hello.runtime)
-        await worker.run(
-            DecodeJob(
-                spec=spec.canonical_bytes(),
-                directory=str(directory),
-                tokens=hello.tokens,
-                max_tokens=limit,
-                ours=ours,
-                theirs=hello.runtime,
-                origin=self._origin,
-            )
-        )
-        await conversation.say(Accept(block=0, runtime=ours))
-        recorder.state("running")
+        record.notes += [note for note in warning(spec, ours, hello.runtime) if note not in record.notes]
+        with _full_disk_told():
+            log = await asyncio.to_thread(ReceivedLog, directory / "received")
+        grown, syncing = asyncio.Event(), asyncio.get_running_loop().create_future()
+        syncing.set_result(None)
+        conversation.high_z_bytes = record.sent_z_bytes = max(record.sent_z_bytes, log.z_bytes)
 
         async def listen() -> None:
             async for message in heard:
                 if isinstance(message, Code):
                     self._compare(message, spec)
                 else:
-                    await worker.tell(messages=(message,))
+                    with _full_disk_told():
+                        log.append(message)
+                    record.sent_z_bytes = max(record.sent_z_bytes, log.z_bytes)
+                    grown.set()
+                    received.set()
+            await asyncio.Event().wait()  # the conversation has ended in order; the decoder has not
+
+        async def tell() -> None:
+            while True:
+                await worker.tell(received_bytes=log.size)
+                await grown.wait()
+                grown.clear()
+
+        async def acknowledge() -> None:
+            nonlocal syncing
+            loop = asyncio.get_running_loop()
+            durable, at = log.z_bytes, loop.time()
+            while True:
+                await received.wait()
+                while log.z_bytes - durable < _DURABLE_BYTES and (left := at + _DURABLE_SECONDS - loop.time()) > 0:
+                    received.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(left):
+                            await received.wait()
+                received.clear()
+                z_bytes = log.z_bytes
+                syncing = asyncio.ensure_future(asyncio.to_thread(log.sync))
+                with _full_disk_told():
+                    await asyncio.shield(syncing)
+                durable, at = z_bytes, loop.time()
+                await conversation.say(Ack(received_bytes=log.z_bytes, durable_bytes=durable))
 
         async def pump() -> str:
             sha256 = ""
             async for output in worker.outputs():
-                replies: tuple[Message, ...] = output.messages
-                if replies:
-                    await conversation.say(*replies)
                 if output.progress is not None:
                     recorder.progress(output.progress)
                 sha256 = output.sha256 or sha256
             return sha256
 
-        return await side_by_side(pump(), listen())
+        received = asyncio.Event()
+        try:
+            recorder.recoding()
+            await worker.run(
+                DecodeJob(
+                    spec=spec.canonical_bytes(),
+                    directory=str(directory),
+                    checks=log.checks,
+                    z_bytes=log.z_bytes,
+                    tokens=hello.tokens,
+                    max_tokens=self._held.settings.max_tokens,
+                    ours=ours,
+                    theirs=hello.runtime,
+                    origin=self._origin,
+                )
+            )
+            await conversation.say(Accept(block=0, records=log.records, z_bytes=log.z_bytes, runtime=ours))
+            recorder.running()
+            return await side_by_side(pump(), listen(), tell(), acknowledge())
+        finally:
+            await asyncio.gather(syncing, return_exceptions=True)
+            log.close()
 
     def _compare(self, code: Code, spec: CodeSpec) -> None:
         """The f that Alice sends must be the f that runs here, byte for byte."""

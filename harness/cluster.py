@@ -1,5 +1,6 @@
 """Alice, the wire and Bob as processes of this machine, on free ports, with a state directory that goes away with them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,15 +10,25 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import httpx
 
 _READY_SECONDS: Final = 600.0  # the first start compiles every kernel, on a crowded machine for minutes
+_RETRY_SECONDS: Final = 10.0  # nobody starts these services again, unless a test does
 
 
 class StartError(Exception):
     """A service did not come up."""
+
+
+class _Command(NamedTuple):
+    """How a process is started. listening: the variable that names its listening sockets, on `ports`."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    listening: str
+    ports: tuple[int, ...]
 
 
 class Cluster:
@@ -42,6 +53,7 @@ class Cluster:
         self._own = own or {}
         self._console_port = console_port
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, _Command] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self.alice = self.bob = self.wire = self.console = ""
 
@@ -55,25 +67,25 @@ class Cluster:
             "CODELENGTH_MAX_CONCURRENT": "1",
             "CODELENGTH_BOB_URL": f"ws://127.0.0.1:{ports['relay']}",
             "CODELENGTH_WIRE_UPSTREAM": f"127.0.0.1:{ports['bob']}",
+            "CODELENGTH_RETRY_SECONDS": str(_RETRY_SECONDS),
             **self._environment,
         }
+        self._commands = {
+            "bob": _Command(("-m", "bob"), common, "CODELENGTH_LISTEN_FD", (ports["bob"],)),
+            "alice": _Command(("-m", "alice"), common, "CODELENGTH_LISTEN_FD", (ports["alice"],)),
+            "wire": _Command(("-m", "harness.wire"), common, "CODELENGTH_WIRE_LISTEN_FDS", (ports["relay"], ports["counts"])),
+        }
+        if self._console_port is not None:
+            port = _free(self._console_port)
+            self.console = f"http://127.0.0.1:{port}"
+            urls = {"CODELENGTH_CONSOLE_ALICE_URL": self.alice, "CODELENGTH_CONSOLE_BOB_URL": self.bob}
+            console = _Command(("-m", "harness.console"), {**common, **urls}, "CODELENGTH_CONSOLE_LISTEN_FD", (port,))
+            self._commands["console"] = console
+        for one in sockets.values():  # found free; each process gets its own, whenever it is started
+            one.close()
         try:
-            self._start("bob", ["-m", "bob"], {**common, "CODELENGTH_LISTEN_FD": str(sockets["bob"].fileno())}, sockets["bob"])
-            self._start(
-                "alice", ["-m", "alice"], {**common, "CODELENGTH_LISTEN_FD": str(sockets["alice"].fileno())}, sockets["alice"]
-            )
-            numbers = f"{sockets['relay'].fileno()},{sockets['counts'].fileno()}"
-            self._start(
-                "wire",
-                ["-m", "harness.wire"],
-                {**common, "CODELENGTH_WIRE_LISTEN_FDS": numbers},
-                sockets["relay"],
-                sockets["counts"],
-            )
-            for one in sockets.values():
-                one.close()
-            if self._console_port is not None:
-                self._start_console(self._console_port, common)
+            for name in self._commands:
+                self._start(name)
             self._wait()
         except BaseException:
             self.__exit__(None, None, None)
@@ -93,6 +105,12 @@ class Cluster:
         if self._directory is not None:
             self._directory.cleanup()
 
+    @property
+    def directory(self) -> Path:
+        """Where the services keep their state."""
+        assert self._directory is not None
+        return Path(self._directory.name)
+
     def process(self, name: str) -> subprocess.Popen[bytes]:
         """The process of `alice`, `bob`, `wire` or `console`."""
         return self._processes[name]
@@ -102,29 +120,27 @@ class Cluster:
         assert self._directory is not None
         return (Path(self._directory.name) / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
-    def _start(self, name: str, arguments: list[str], environment: dict[str, str], *inherited: socket.socket) -> None:
+    def start(self, name: str) -> None:
+        """Start `alice`, `bob` or `wire` again, on the same port and directory, once its process has ended."""
+        self._processes[name].wait(30)
+        self._start(name)
+
+    def _start(self, name: str) -> None:
         assert self._directory is not None
-        with (Path(self._directory.name) / f"{name}.log").open("wb") as log:
+        command = self._commands[name]
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context((Path(self._directory.name) / f"{name}.log").open("ab"))
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", port))) for port in command.ports]
+            numbers = ",".join(str(one.fileno()) for one in sockets)
             self._processes[name] = subprocess.Popen(
-                [sys.executable, *arguments],
-                env={**os.environ, **environment, **self._own.get(name, {})},
-                pass_fds=[one.fileno() for one in inherited],
+                [sys.executable, *command.arguments],
+                env={**os.environ, **command.environment, command.listening: numbers, **self._own.get(name, {})},
+                pass_fds=[one.fileno() for one in sockets],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log if self._quiet else None,
                 start_new_session=True,  # Ctrl-C is for us, who then stop them
             )
-
-    def _start_console(self, port: int, environment: dict[str, str]) -> None:
-        try:
-            listening = socket.create_server(("127.0.0.1", port))
-        except OSError:
-            listening = socket.create_server(("127.0.0.1", 0))
-        with listening:
-            self.console = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            urls = {"CODELENGTH_CONSOLE_ALICE_URL": self.alice, "CODELENGTH_CONSOLE_BOB_URL": self.bob}
-            own = {**environment, **urls, "CODELENGTH_CONSOLE_LISTEN_FD": str(listening.fileno())}
-            self._start("console", ["-m", "harness.console"], own, listening)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
@@ -135,6 +151,17 @@ class Cluster:
     def _check(self, name: str) -> None:
         if self._processes[name].poll() is not None:
             raise StartError(f"{name} ended at its start:\n{self.log(name)}")
+
+
+def _free(port: int) -> int:
+    """The port, or another one if it is taken."""
+    try:
+        one = socket.create_server(("127.0.0.1", port))
+    except OSError:
+        one = socket.create_server(("127.0.0.1", 0))
+    with one:
+        found: int = one.getsockname()[1]
+    return found
 
 
 def wait_ready(url: str, deadline: float, check: object = None, *, patience: float | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from shared.channel.ledger import DirectionLedger, compose, disagreements
+from harness.accounts import add, pair
 from shared.service.forms import FORMS
 
 _FINAL: Final = ("interrupted", "verified", "failed", "cancelled")
@@ -105,6 +105,10 @@ class Client:
             with contextlib.suppress(httpx.HTTPError):
                 self._http.post(f"{self._urls.alice}/transmissions/{identifier}/cancel", timeout=5)
             raise
+        return self.ledger(identifier)
+
+    def ledger(self, identifier: str) -> dict[str, Any]:
+        """The same object for a transmission that has ended, or been given up. Raises as `transmit`."""
         sent = self._settled(self._urls.alice, identifier)
         try:
             received = self._settled(self._urls.bob, identifier)
@@ -146,27 +150,24 @@ class Client:
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
             record = self._json("GET", f"{url}/transmissions/{identifier}")
-            if (record["state"] in _FINAL and record["wire"]["final"]) or time.monotonic() > deadline:
+            if (record["state"] in _FINAL and not record["resuming"] and record["wire"]["final"]) or time.monotonic() > deadline:
                 return record
             time.sleep(0.02)
 
     def _result(self, sent: dict[str, Any], received: dict[str, Any] | None) -> dict[str, Any]:
-        wire: dict[str, Any] = {"connections": len(sent["wire"]["connections"])}
+        ends = sent["wire"]["connections"], received["wire"]["connections"] if received is not None else []
+        connections = pair(*ends, self._witnesses(*ends))
+        wire: dict[str, Any] = {"connections": len(connections)}
         quarrels: list[str] = []
-        witness = self._witness(sent)
-        empty = {"sent": DirectionLedger().as_dict(), "received": DirectionLedger().as_dict()}
-        theirs = received["wire"] if received is not None else empty
-        for name, direction, one, other in (
-            ("alice_to_bob", "client_to_upstream_bytes", sent["wire"]["sent"], theirs["received"]),
-            ("bob_to_alice", "upstream_to_client_bytes", theirs["sent"], sent["wire"]["received"]),
-        ):
-            sender, receiver = DirectionLedger(**one), DirectionLedger(**other)
-            seen = None if witness is None else witness[direction]
-            wire[name] = compose(sender, receiver, seen)
-            quarrels += [f"{name}: {line}" for line in disagreements(sender, receiver, seen)]
+        for name in ("alice_to_bob", "bob_to_alice"):
+            wire[name], found = add(connections, name, witnessed=self._urls.wire is not None)
+            quarrels += [f"{name}: {line}" for line in found]
         wire["final"] = bool(sent["wire"]["final"] and received is not None and received["wire"]["final"])
-        if sent["state"] == "verified" and wire["final"] and quarrels:
-            raise LedgerError("; ".join(quarrels))
+        if sent["state"] == "verified":  # what crossed more than once, exactly, whoever was killed meanwhile
+            one = wire["alice_to_bob"]
+            one["retransmitted_bytes"] = max(0, one["z_bytes"] - -(-sent["z_bits"] // 8))
+            if wire["final"] and quarrels:
+                raise LedgerError("; ".join(quarrels))
         dataset = {name: sent["dataset"][name] for name in ("sha256", "tokens", "vocabulary_size", "bytes")}
         figures = ("s0_bits", "sk_bits", "compression_rate", "compression_rate_net_of_f", "bits_per_token", "bits_per_byte")
         return {
@@ -194,11 +195,22 @@ class Client:
             "notes": sent["notes"],
         }
 
-    def _witness(self, sent: dict[str, Any]) -> dict[str, Any] | None:
-        if self._urls.wire is None or len(sent["wire"]["connections"]) != 1:
-            return None
-        client = sent["wire"]["connections"][0]["local"]
+    def _witnesses(self, alice: list[dict[str, Any]], bob: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the wire counted of these connections, once they have closed or a while has passed."""
+        if self._urls.wire is None:
+            return []
         deadline = time.monotonic() + _SETTLE_SECONDS
+        found = [one for one in (self._seen(connection["local"], deadline) for connection in alice) if one is not None]
+        if len(bob) > len(found):  # Alice was killed before she wrote one down
+            upstream = {connection["peer"] for connection in bob} - {one["upstream"] for one in found}
+            try:
+                every = self._json("GET", f"{self._urls.wire}/connections")["connections"]
+            except RequestError:
+                every = []
+            found += [one for one in every if one["upstream"] in upstream]
+        return found
+
+    def _seen(self, client: str, deadline: float) -> dict[str, Any] | None:
         while True:
             try:
                 counts = self._json("GET", f"{self._urls.wire}/connections/{client}")

@@ -18,6 +18,7 @@
         │   ├── UnknownMessageError
         │   ├── UnexpectedMessageError
         │   ├── VersionError
+        │   ├── DamagedLinkError        the bytes changed on their way
         │   └── LimitError
         ├── RefusedError                Bob said no
         ├── DivergedError               the two sides' f differ, or z was damaged
@@ -103,6 +104,13 @@ class VersionError(RemoteProtocolError):
 
     def __str__(self) -> str:
         return f"the peer speaks protocol version {self.theirs}, this side version {self.ours}"
+
+
+class DamagedLinkError(RemoteProtocolError):
+    """A SEAL does not hold: the bytes were changed on their way, and none since the last SEAL is believed."""
+
+    def __str__(self) -> str:
+        return "the connection changed bytes on their way: a SEAL does not hold"
 
 
 class LimitError(RemoteProtocolError):
@@ -297,6 +305,7 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     UnexpectedMessageError: Description("unexpected-message", 4024, 502),
     VersionError: Description("version-mismatch", 4025, 502),
     LimitError: Description("limit-exceeded", 4026, 502),
+    DamagedLinkError: Description("damaged-link", 4027, 502),
     RefusedError: Description("refused", 4030, 502),
     DivergedError: Description("diverged", 4031, 502),
     DigestMismatchError: Description("digest-mismatch", 4032, 502),

@@ -19,7 +19,8 @@ class DirectionLedger:
     """Bytes one way. `None` is unknown, never zero.
 
     socket_bytes: as the application wrote or read them. tls_bytes: what TLS adds. tcp_info_bytes: what the kernel says was
-    acknowledged, by the sender's side, or received, without SYN and FIN. retransmitted_bytes: by the kernel, on top.
+    acknowledged, by the sender's side, or received, without SYN and FIN. retransmitted_bytes: of z, sent in an earlier connection
+    already. tcp_retransmitted_bytes: by the kernel, on top.
     """
 
     payload_bytes: int = 0
@@ -29,7 +30,8 @@ class DirectionLedger:
     handshake_bytes: int = 0
     socket_bytes: int = 0
     tls_bytes: int | None = 0
-    retransmitted_bytes: int | None = None
+    retransmitted_bytes: int = 0
+    tcp_retransmitted_bytes: int | None = None
     tcp_info_bytes: int | None = None
 
     def add(self, other: "DirectionLedger") -> None:

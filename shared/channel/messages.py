@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from shared.channel.errors import BadFrameError, LimitError, LocalProtocolError, UnknownMessageError, VersionError
 
-VERSION: Final = 1
-SUBPROTOCOL: Final = "codelength.1"
+VERSION: Final = 2
+"""Of the protocol between two services. Files keep version 1: what they hold of a conversation has not changed since."""
+FILE_VERSION: Final = 1
+SUBPROTOCOL: Final = "codelength.2"
 CHANNEL_PATH: Final = "/channel"
 MAX_DATA_BYTES: Final = 1 << 16
 MAX_SPEC_BYTES: Final = 1 << 16
@@ -131,8 +133,8 @@ def _optional(kind: _Kind) -> _Kind:
     return _Kind(lambda value: b"\0" if value is None else b"\1" + kind.write(value), read, 1 + kind.size)
 
 
-def _is(kind: _Kind) -> Any:
-    return field(metadata={"kind": kind})
+def _is(kind: _Kind, since: int = 1) -> Any:
+    return field(metadata={"kind": kind, "since": since})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +162,17 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accept(Message):
-    """Bob is ready, and has everything up to and without the block `block`."""
+    """Bob is ready, and this is what he holds durably: Alice goes on after it (P-15).
+
+    block: where the present code begins, 0 or the block of the last RESTART. records: BLOCK and CHECK of that code. z_bytes:
+    of its z.
+    """
 
     number: ClassVar = 2
-    summary: ClassVar = "Bob is ready from this block on; runtime"
+    summary: ClassVar = "Bob is ready and holds: first block of the present code, its BLOCK and CHECK, bytes of its z; runtime"
     block: int = _is(_INTEGER)
+    records: int = _is(_INTEGER, since=2)
+    z_bytes: int = _is(_INTEGER, since=2)
     runtime: str = _is(_text())
 
 
@@ -295,42 +303,54 @@ class Prepared(Message):
     digest: bytes = _is(_fixed(32))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal(Message):
+    """All that its sender has sent in this connection before it had this CRC-32, little endian. Made and judged by `Channel`."""
+
+    number: ClassVar = 16
+    summary: ClassVar = "CRC-32 of all that its sender has sent in this connection before it"
+    crc: bytes = _is(_fixed(4))
+
+
 MESSAGES: Final[dict[int, type[Message]]] = {cls.number: cls for cls in Message.__subclasses__()}
-_KINDS: Final[dict[type[Message], tuple[tuple[str, _Kind], ...]]] = {
-    cls: tuple((item.name, item.metadata["kind"]) for item in dataclasses.fields(cls)) for cls in MESSAGES.values()
+_KINDS: Final[dict[type[Message], tuple[tuple[str, _Kind, int], ...]]] = {
+    cls: tuple((item.name, item.metadata["kind"], item.metadata["since"]) for item in dataclasses.fields(cls))
+    for cls in MESSAGES.values()
 }
 _LIMITS: Final[dict[int, int]] = {
-    cls.number: 1 + _MAX_VARINT_BYTES * (cls is Hello) + sum(kind.size for _, kind in _KINDS[cls]) for cls in MESSAGES.values()
+    cls.number: 1 + _MAX_VARINT_BYTES * (cls is Hello) + sum(kind.size for _, kind, _ in _KINDS[cls]) for cls in MESSAGES.values()
 }
 
 M = TypeVar("M", bound=Message)
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message, version: int = VERSION) -> bytes:
     """One record. HELLO begins with the protocol's version, so that a peer of another one can say so (P-4)."""
-    version = encode_varint(VERSION) if isinstance(message, Hello) else b""
-    fields = b"".join(kind.write(getattr(message, name)) for name, kind in _KINDS[type(message)])
-    body = bytes([message.number]) + version + fields
+    head = encode_varint(version) if isinstance(message, Hello) else b""
+    fields = b"".join(kind.write(getattr(message, name)) for name, kind, since in _KINDS[type(message)] if since <= version)
+    body = bytes([message.number]) + head + fields
     return encode_varint(len(body)) + body
 
 
-def decode(number: int, body: bytes) -> Message:
+def decode(number: int, body: bytes, version: int = VERSION) -> Message:
     """The message of a complete record. Raises a `RemoteProtocolError`."""
     cls = MESSAGES.get(number)
     if cls is None:
         raise UnknownMessageError(number)
     reader = Reader(body)
-    if cls is Hello and (version := reader.integer()) != VERSION:
-        raise VersionError(version, VERSION)
-    values = {name: kind.read(reader) for name, kind in _KINDS[cls]}
+    if cls is Hello and (theirs := reader.integer()) != version:
+        raise VersionError(theirs, version)
+    values = {name: kind.read(reader) if since <= version else 0 for name, kind, since in _KINDS[cls]}
     reader.end()
     return cls(**values)
 
 
 class Parser:
-    """Bytes, split anywhere, to messages; holds at most one incomplete record."""
+    """Bytes, split anywhere, to messages; holds at most one incomplete record. `record`: the bytes of the last message."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = VERSION) -> None:
+        self.record = b""
+        self._version = version
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -372,6 +392,6 @@ class Parser:
             raise LimitError(f"bytes of a {MESSAGES[number].__name__.upper()} record", length, _LIMITS[number])
         if len(self._buffer) < head + length:
             return None
-        body = bytes(self._buffer[head + 1 : head + length])
+        self.record = bytes(self._buffer[: head + length])
         del self._buffer[: head + length]
-        return decode(number, body)
+        return decode(number, self.record[head + 1 :], self._version)

@@ -1,17 +1,28 @@
 """One side of a conversation, sans I/O: bytes received become messages, messages sent become bytes, all by the table of states.
 
 The caller moves the bytes. Clauses P-n are those of docs/protocol.md. The credit window is kept here on both sides: Alice
-may have at most WINDOW_BYTES of z that Bob has not called durable.
+may have at most WINDOW_BYTES of z that Bob has not called durable. So are SEALs (P-19): whatever is given out to be sent ends
+with one, and no message comes out of `events` before the SEAL behind it has held.
 """
 
+import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from shared.channel.errors import LimitError, LocalProtocolError, PeerLostError, RemoteProtocolError, UnexpectedMessageError
-from shared.channel.messages import Ack, Data, Message, Parser, encode
+from shared.channel.errors import (
+    DamagedLinkError,
+    LimitError,
+    LocalProtocolError,
+    PeerLostError,
+    RemoteProtocolError,
+    UnexpectedMessageError,
+    UnknownMessageError,
+)
+from shared.channel.messages import MAX_CODE_BYTES, VERSION, Accept, Ack, Data, Message, Parser, Seal, encode
 from shared.channel.states import Role, State, after
 
 WINDOW_BYTES: Final = 2 << 20
+MAX_UNSEALED_BYTES: Final = MAX_CODE_BYTES + (1 << 20)
 
 
 class Channel:
@@ -21,13 +32,19 @@ class Channel:
     it through `fail`. After the end, whatever still arrives is ignored (P-8).
     """
 
-    def __init__(self, role: Role, *, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, role: Role, *, window_bytes: int = WINDOW_BYTES, version: int = VERSION) -> None:
         self.role = role
         self.state = State.OPENING
+        self.z_before_bytes = 0
+        """Bytes of z that Bob held before this conversation, as he said in ACCEPT."""
         self._window = window_bytes
-        self._parser = Parser()
+        self._version = version
+        self._parser = Parser(version)
         self._out = bytearray()
-        self._z_sent = 0  # by Alice, as this side knows
+        self._sent_crc = self._received_crc = 0
+        self._unsealed: list[Message] = []
+        self._unsealed_bytes = 0
+        self._z_sent = 0  # by Alice, as this side knows, those of earlier conversations included
         self._z_received = 0  # by Bob, as this side knows
         self._z_durable = 0
 
@@ -38,15 +55,15 @@ class Channel:
 
     @property
     def z_sent_bytes(self) -> int:
-        """Bytes of z sent, at Alice's side, or received, at Bob's."""
-        return self._z_sent
+        """Bytes of z sent in this conversation, at Alice's side, or received, at Bob's."""
+        return self._z_sent - self.z_before_bytes
 
     def send(self, message: Message) -> None:
         """Queue a message. Raises `LocalProtocolError`, and queues nothing, where it is not allowed."""
         state = after(self.state, self.role, type(message))
         if state is None:
             raise LocalProtocolError(f"{type(message).__name__.upper()} is not allowed while {self.state}")
-        record = encode(message)
+        record = encode(message, self._version)
         if isinstance(message, Data) and len(message.z) > self.credit_bytes:
             raise LocalProtocolError(f"{len(message.z)} bytes of z are more than the credit of {self.credit_bytes}")
         if isinstance(message, Ack) and not self._plausible(message):
@@ -56,14 +73,20 @@ class Channel:
         self.state = state
 
     def data_to_send(self) -> bytes:
-        """The bytes queued, each given out once."""
+        """The bytes queued, each given out once, with a SEAL behind them."""
         out = bytes(self._out)
         self._out.clear()
-        return out
+        return self._sealed(out) if out and self._version > 1 else out
+
+    def _sealed(self, data: bytes) -> bytes:
+        crc = zlib.crc32(data, self._sent_crc)
+        seal = encode(Seal(crc=crc.to_bytes(4, "little")))
+        self._sent_crc = zlib.crc32(seal, crc)
+        return data + seal
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes from the peer; take the messages from `events`."""
-        if self.state is not State.CLOSED:
+        if self.state is not State.CLOSED or self._unsealed:
             self._parser.feed(data)
 
     def receive_eof(self) -> None:
@@ -73,16 +96,42 @@ class Channel:
 
     def events(self) -> Iterator[Message]:
         """The messages that are complete, in order. Raises a `RemoteProtocolError` at the first that is not allowed."""
-        while self.state is not State.CLOSED:
+        while self.state is not State.CLOSED or self._unsealed:
             try:
                 message = self._parser.next()
                 if message is None:
                     return
-                self._take(message)
+                if isinstance(message, Seal):
+                    sealed = self._unseal(message)
+                elif self.state is State.CLOSED:
+                    return
+                else:
+                    self._take(message)
+                    sealed = self._hold(message)
             except RemoteProtocolError:
+                self._unsealed.clear()
                 self.state = State.CLOSED
                 raise
-            yield message
+            yield from sealed
+
+    def _hold(self, message: Message) -> list[Message]:
+        if self._version == 1:
+            return [message]
+        self._received_crc = zlib.crc32(self._parser.record, self._received_crc)
+        self._unsealed.append(message)
+        self._unsealed_bytes += len(self._parser.record)
+        if self._unsealed_bytes > MAX_UNSEALED_BYTES:
+            raise LimitError("bytes without a SEAL", self._unsealed_bytes, MAX_UNSEALED_BYTES)
+        return []
+
+    def _unseal(self, seal: Seal) -> list[Message]:
+        if self._version == 1:
+            raise UnknownMessageError(seal.number)
+        if seal.crc != self._received_crc.to_bytes(4, "little"):
+            raise DamagedLinkError
+        self._received_crc = zlib.crc32(self._parser.record, self._received_crc)
+        out, self._unsealed, self._unsealed_bytes = self._unsealed, [], 0
+        return out
 
     @property
     def waiting_bytes(self) -> int:
@@ -96,7 +145,7 @@ class Channel:
     def fail(self, message: Message) -> bytes:
         """The bytes of a last message after a `RemoteProtocolError`, which has closed this side already (P-7)."""
         self.state = State.CLOSED
-        return encode(message)
+        return self._sealed(encode(message))
 
     def close(self) -> None:
         """End this side without a word; what arrives from now on is ignored."""
@@ -123,3 +172,5 @@ class Channel:
             self._z_sent += len(message.z)
         elif isinstance(message, Ack):
             self._z_received, self._z_durable = message.received_bytes, message.durable_bytes
+        elif isinstance(message, Accept):
+            self.z_before_bytes = self._z_sent = self._z_received = self._z_durable = message.z_bytes

@@ -2,6 +2,7 @@
 
 Every message that changes the state can be sent by one side only, apart from those that close, so both sides see the same
 sequence of states; a side that has closed ignores what was still under way to it.
+SEAL stands outside the table: it belongs to the link.
 """
 
 from enum import StrEnum
@@ -55,7 +56,7 @@ _A, _B = Role.ALICE, Role.BOB
 _ROWS: tuple[tuple[State, Role, tuple[type[Message], ...], State], ...] = (
     (State.OPENING, _A, (Hello,), State.OFFERED),
     (State.OFFERED, _B, (Accept,), State.ACCEPTED),
-    (State.OFFERED, _B, (Refuse,), State.CLOSED),
+    (State.OFFERED, _B, (Refuse, Done), State.CLOSED),
     (State.ACCEPTED, _A, (Code, Prepared), State.ACCEPTED),
     (State.ACCEPTED, _A, (Block, Data, Check), State.STREAMING),
     (State.ACCEPTED, _A, (End,), State.ENDED),

@@ -28,7 +28,7 @@ from shared.channel.errors import (
     UnknownMessageError,
     VersionError,
 )
-from shared.channel.messages import Accept, Ack, Cancel, Data, End, Error, Hello, Message, Parser, encode
+from shared.channel.messages import FILE_VERSION, Accept, Ack, Cancel, Data, End, Error, Hello, Message, Parser, encode
 from shared.channel.protocol import Channel
 from shared.channel.states import Role
 
@@ -38,10 +38,11 @@ SUFFIX: Final = ".clz1"
 
 _FIXED_BYTES: Final = len(MAGIC) + 1
 _CRC: Final = struct.Struct("<I")
+_ACCEPT: Final = Accept(block=0, records=0, z_bytes=0, runtime="")
 
 
 def _head(hello: Hello) -> bytes:
-    data = MAGIC + bytes([STORED_VERSION]) + encode(hello)
+    data = MAGIC + bytes([STORED_VERSION]) + encode(hello, FILE_VERSION)
     return data + _CRC.pack(zlib.crc32(data))
 
 
@@ -49,14 +50,14 @@ class StoredWriter:
     """Alice's messages to the bytes of a file."""
 
     def __init__(self) -> None:
-        self._channel = Channel(Role.ALICE)
+        self._channel = Channel(Role.ALICE, version=FILE_VERSION)
         self._crc = 0
 
     def begin(self, hello: Hello) -> bytes:
         """The head of the file."""
         self._channel.send(hello)
         self._channel.data_to_send()
-        self._answer(Accept(block=0, runtime=""))
+        self._answer(_ACCEPT)
         head = _head(hello)
         self._crc = zlib.crc32(head)
         return head
@@ -72,7 +73,7 @@ class StoredWriter:
         return record + (_CRC.pack(self._crc) if isinstance(message, End) else b"")
 
     def _answer(self, message: Message) -> None:
-        self._channel.receive_data(encode(message))
+        self._channel.receive_data(encode(message, FILE_VERSION))
         for _ in self._channel.events():
             pass
 
@@ -154,7 +155,7 @@ class StoredReader:
             return None
         if data[len(MAGIC)] != STORED_VERSION:
             raise StoredVersionError(data[len(MAGIC)], STORED_VERSION)
-        parser = Parser()
+        parser = Parser(FILE_VERSION)
         parser.feed(data[_FIXED_BYTES:])
         try:
             hello = parser.next()
@@ -173,11 +174,11 @@ class StoredReader:
         if rest[: _CRC.size] != head[-_CRC.size :]:
             raise HeaderDamagedError("its CRC-32 does not hold")
         self._crc = zlib.crc32(head)
-        self._channel = Channel(Role.BOB)
-        self._channel.receive_data(encode(hello))
+        self._channel = Channel(Role.BOB, version=FILE_VERSION)
+        self._channel.receive_data(encode(hello, FILE_VERSION))
         for _ in self._channel.events():
             pass
-        self._channel.send(Accept(block=0, runtime=""))
+        self._channel.send(_ACCEPT)
         self._channel.data_to_send()
         self._channel.receive_data(rest[_CRC.size :])
         self._waiting.clear()

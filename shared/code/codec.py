@@ -121,20 +121,25 @@ class _Codec:
 
     def state_bytes(self) -> bytes:
         """Everything needed to go on from here, between two blocks."""
-        coder = self._coder.state_bytes()
-        return _STATE.pack(self.position, self.nll_units, self.z_bits, len(coder)) + coder + self._predictor.state_bytes()
+        return b"".join(self.state_parts())
 
-    def restore(self, data: bytes) -> None:
+    def state_parts(self) -> Iterator[bytes | memoryview]:
+        """The same in parts, without a copy of the predictor's tables; they change when the codec goes on."""
+        coder = self._coder.state_bytes()
+        yield _STATE.pack(self.position, self.nll_units, self.z_bits, len(coder)) + coder
+        yield from self._predictor.state_parts()
+
+    def restore(self, data: bytes | memoryview) -> None:
         """Go back to `state_bytes` of the same spec and direction. Raises `StateError`."""
         if len(data) < _STATE.size:
             raise StateError("it is too short for a codec")
         position, nll_units, z_bits, size = _STATE.unpack_from(data)
-        before = self._predictor.state_bytes()
-        self._predictor.restore(data[_STATE.size + size :])
+        before = self._coder.state_bytes()
+        self._coder.restore(bytes(data[_STATE.size : _STATE.size + size]))
         try:
-            self._coder.restore(data[_STATE.size : _STATE.size + size])
+            self._predictor.restore(data[_STATE.size + size :])
         except StateError:
-            self._predictor.restore(before)
+            self._coder.restore(before)
             raise
         self.position, self.nll_units, self.z_bits = position, nll_units, z_bits
 

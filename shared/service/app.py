@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
@@ -126,8 +126,10 @@ async def _warm(pool: WorkerPool) -> None:
         logger.exception("the workers did not start; the service will never be ready")
 
 
-def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Services], None] | None = None) -> FastAPI:
-    """An application with probes, errors and lifespan; the caller adds its routers."""
+def build_app(
+    name: str, summary: str, settings: Settings, on_start: Callable[[FastAPI, Services], Awaitable[None]] | None = None
+) -> FastAPI:
+    """An application with probes, errors and lifespan; the caller adds its routers. on_start: run before it serves."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -135,10 +137,10 @@ def build_app(name: str, summary: str, settings: Settings, on_stop: Callable[[Se
         app.state.services = held
         warming = asyncio.get_running_loop().create_task(_warm(held.pool))
         try:
+            if on_start is not None:
+                await on_start(app, held)
             yield
         finally:
-            if on_stop is not None:
-                on_stop(held)
             await held.registry.stop()
             warming.cancel()
             with contextlib.suppress(asyncio.CancelledError, CodelengthError):

@@ -9,17 +9,20 @@ Bob's decoder takes them in the same order and gives checked blocks; what it kee
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from shared.channel.errors import BadFrameError, DigestMismatchError, DivergedError, LimitError, StartMismatchError
 from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message, Prepared
+from shared.channel.protocol import WINDOW_BYTES
 from shared.code import codec
 from shared.code.arithmetic import BYTES_PER_DECISION
 from shared.code.codec import Decoder, Encoder
 from shared.code.errors import SpecError
 from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec
-from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, to_tokens, token_width
+from shared.code.vocabulary import Digest, Tokens, dataset_digest, from_tokens, to_tokens, token_width
+from shared.service.snapshots import Snapshot, StoredSnapshot
 
 DATA_BYTES: Final = 4096
 LATENCY_SECONDS: Final = 1.0
@@ -43,6 +46,7 @@ class TransmissionEncoder:
 
     blocks: the dataset in blocks of `spec.block_tokens`, the last one possibly shorter; one is read ahead. sha256: D's identity,
     64 hexadecimal digits, where it is known beforehand, and then checked while the data passes. data_bytes: of one DATA.
+    held: PREPARED, BLOCK and CHECK, and bytes of z, that Bob has already; they are made, and not given out (P-15).
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class TransmissionEncoder:
         *,
         sha256: str | None = None,
         data_bytes: int = DATA_BYTES,
+        held: tuple[int, int] = (0, 0),
         predictor: Predictor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -60,7 +65,15 @@ class TransmissionEncoder:
         """Time spent reading and coding."""
         self.sha256 = ""
         """D's identity, once all of it has passed."""
+        self.between_blocks = True
+        """Whether `snapshot` may be asked: a block has ended, and it was not the last."""
         self._blocks = blocks
+        self._digest = dataset_digest(spec.vocabulary)
+        self._first_block = 0
+        self._index = 0  # blocks ended
+        self._held_records, self._held_bytes = held
+        self._records = 0  # PREPARED, BLOCK and CHECK made
+        self._passed_bytes = 0  # of z, given out or held by Bob
         self._expected = sha256
         self._data_bytes = data_bytes
         self._clock = clock
@@ -77,14 +90,14 @@ class TransmissionEncoder:
         Raises `DigestMismatchError` if the blocks are not the dataset announced, `SpecError` if its blocks are so short, and so
         predictable, that Bob would refuse to keep as many waiting for their code.
         """
-        spec, encoder = self.encoder.spec, self.encoder
+        spec, encoder, digest = self.encoder.spec, self.encoder, self._digest
         if spec.start is not None and encoder.position == 0:
-            yield Prepared(digest=encoder.model_digest())
-        digest = dataset_digest(spec.vocabulary)
+            yield from self._record(Prepared(digest=encoder.model_digest()))
         started = self._clock()
-        for index, (block, last) in enumerate(_with_last(self._blocks)):
+        for index, (block, last) in enumerate(_with_last(self._blocks), self._first_block):
+            self.between_blocks = False
             if len(block) != spec.block_tokens:
-                yield Block(index=index, tokens=len(block))
+                yield from self._record(Block(index=index, tokens=len(block)))
             digest.update(from_tokens(block, spec.vocabulary))
             for _ in encoder.encode_block(block):
                 self._drain(index)
@@ -99,11 +112,19 @@ class TransmissionEncoder:
             if with_digest:
                 yield from self._flush(final=True)
             check = encoder.check(with_digest=with_digest)
-            yield Check(position=check.position, crc=check.crc, digest=check.digest)
+            yield from self._record(Check(position=check.position, crc=check.crc, digest=check.digest))
+            self._index = index + 1
+            if not last:
+                self.between_blocks = True
+                self.seconds += self._clock() - started
+                yield None
+                started = self._clock()
         self.seconds += self._clock() - started
         self.sha256 = digest.hexdigest()
         if self._expected not in (None, self.sha256):
             raise DigestMismatchError(self._expected, self.sha256)
+        if self._held_records > self._records or self._held_bytes > self._passed_bytes:
+            raise BadFrameError("ACCEPT tells of more than the transmission has")
         yield End(tokens=encoder.position, sha256=bytes.fromhex(self.sha256), z_bits=encoder.z_bits)
 
     def _drain(self, block: int) -> None:
@@ -117,13 +138,49 @@ class TransmissionEncoder:
             length = self.encoder.spec.block_tokens
             raise SpecError(f"blocks of {length} tokens are too short for data that is so predictable; raise block_tokens")
 
+    def snapshot(self) -> Snapshot:
+        """The state between two blocks; write it before the next."""
+        head = {"blocks": self._index, "tokens": self.encoder.position, "records": self._records, "z_bytes": self._passed_bytes}
+        head["pending"] = len(self._pending)
+        grown = [*self._grown, self._grown_bytes]
+        return Snapshot({**head, "grown": grown}, chain((bytes(self._pending),), self.encoder.state_parts()))
+
+    def restore(self, snapshot: StoredSnapshot, digest: Digest) -> None:
+        """Go on from a snapshot before the first message; `blocks` go on there too. digest: of the data before it.
+
+        Raises `StateError`, and changes nothing, if it is of another codec.
+        """
+        head, pending = snapshot.head, snapshot.head["pending"]
+        self.encoder.restore(snapshot.state[pending:])
+        self._first_block = self._index = head["blocks"]
+        self._records, self._passed_bytes = head["records"], head["z_bytes"]
+        self._pending[:] = snapshot.state[:pending]
+        self._drained_bytes = self._passed_bytes + pending
+        *grown, self._grown_bytes = head["grown"]
+        self._grown = grown[0], grown[1]
+        self._digest = digest
+
+    def _record(self, message: Prepared | Block | Check) -> Iterator[Message]:
+        self._records += 1
+        if self._records > self._held_records:
+            yield message
+
     def _flush(self, *, final: bool) -> Iterator[Data]:
         now = self._clock()
+        if self._passed_bytes < self._held_bytes:
+            gone = min(self._held_bytes - self._passed_bytes, len(self._pending))
+            del self._pending[:gone]
+            self._passed_bytes += gone
+        if self._records < self._held_records:  # this z belongs behind records that Bob has, wherever it stood before (P-15)
+            if len(self._pending) > WINDOW_BYTES:
+                raise BadFrameError("ACCEPT tells of records that its z cannot have")
+            return
         late = final or now - self._flushed_at >= LATENCY_SECONDS
         while len(self._pending) >= self._data_bytes or (late and self._pending):
             # What a segment yields goes in one message, unless it is too much for one.
             part = bytes(self._pending[:MAX_DATA_BYTES])
             del self._pending[:MAX_DATA_BYTES]
+            self._passed_bytes += len(part)
             self._flushed_at = now
             yield Data(z=part)
 
@@ -170,6 +227,10 @@ class TransmissionDecoder:
         self._starved = False  # whether decoding has stopped for want of z, and none has come since
         self._agreed = 0  # tokens before the last check that held
         self._proven = spec.start is None  # whether both sides' models are known to be one before the first token (P-18)
+        self._blocks = 0  # delivered
+        self._fed_bytes = 0  # of z, given to the decoder
+        self._checks_taken = 0
+        self._restored_blocks = 0
 
     def take(self, message: Message) -> None:
         """Accept BLOCK, DATA, CHECK or END. Raises a `RemoteProtocolError` where they contradict each other."""
@@ -180,7 +241,9 @@ class TransmissionDecoder:
             case Prepared(digest=theirs):
                 if self._proven:
                     raise BadFrameError("PREPARED has no place here")
-                self._compare(theirs)
+                if not self._restored_blocks:  # a snapshot's model has gone on since
+                    self._compare(theirs)
+                self._proven = True
             case Block(index=index, tokens=tokens):
                 if self._length_known or index != self._announced or not 1 <= tokens < spec.block_tokens:
                     raise BadFrameError(f"BLOCK {index} of {tokens} tokens has no place here")
@@ -189,16 +252,22 @@ class TransmissionDecoder:
                 self._open_block()
                 self._z_bytes += len(z)
                 self._last_byte = z[-1] if z else self._last_byte
+                if self._z_bytes <= self._fed_bytes:
+                    return  # the snapshot has it
+                z = z[len(z) - (self._z_bytes - self._fed_bytes) :]
                 if self.decoder.unread_bytes > MAX_UNREAD_BYTES:
                     raise LimitError("bytes of z ahead of their block", self.decoder.unread_bytes, MAX_UNREAD_BYTES)
                 self.decoder.feed(z)
+                self._fed_bytes += len(z)
                 self._starved = False
             case Check():
                 self._open_block()
                 self._length_known = False
                 if message.position != self._announced_tokens:
                     raise BadFrameError(f"a CHECK at token {message.position}, the block ends at {self._announced_tokens}")
-                self._checks.append(message)
+                self._checks_taken += 1
+                if self._checks_taken > self._restored_blocks:
+                    self._checks.append(message)
             case End():
                 unused = 8 * self._z_bytes - message.z_bits
                 if not 0 <= unused < 8:
@@ -245,7 +314,6 @@ class TransmissionDecoder:
         assert start is not None
         if ours != theirs:
             raise StartMismatchError(start.steps, ours.hex(), theirs.hex())
-        self._proven = True
 
     def unchecked(self, tokens: int) -> tuple[tuple[int, Tokens, Tokens], ...]:
         """What is decoded of the open block, about its newest `tokens`, by stream: the first one's position, tokens, costs."""
@@ -259,7 +327,28 @@ class TransmissionDecoder:
         self._agreed = ours.position
         tokens, costs = self.decoder.take_block()
         self._digest.update(from_tokens(tokens, self.decoder.spec.vocabulary))
+        self._blocks += 1
         return tokens, costs
+
+    @property
+    def delivered_blocks(self) -> int:
+        """Blocks that `blocks` has given out."""
+        return self._blocks
+
+    def snapshot(self) -> Snapshot:
+        """The state after a block that `blocks` has given out; write it before the next."""
+        head = {"blocks": self._blocks, "tokens": self._agreed, "z_bytes": self._fed_bytes}
+        return Snapshot({**head, "sha256": self._digest.hexdigest()}, self.decoder.state_parts())
+
+    def restore(self, snapshot: StoredSnapshot, digest: Digest) -> None:
+        """Go on from a snapshot, before the first message; then give every message from the first one, none is decoded twice.
+
+        digest: of the data before it. Raises `StateError`, and changes nothing, if it is of another codec.
+        """
+        self.decoder.restore(snapshot.state)
+        self._blocks = self._restored_blocks = snapshot.head["blocks"]
+        self._agreed, self._fed_bytes = snapshot.head["tokens"], snapshot.head["z_bytes"]
+        self._digest = digest
 
     def _open_block(self) -> None:
         if not self._length_known:
@@ -275,7 +364,8 @@ class TransmissionDecoder:
             raise LimitError("tokens", self._announced_tokens, self._max_tokens)
         if len(self._lengths) >= MAX_WAITING_BLOCKS:
             raise LimitError("blocks ahead of their code", len(self._lengths) + 1, MAX_WAITING_BLOCKS)
-        self._lengths.append(tokens)
+        if self._announced > self._restored_blocks:
+            self._lengths.append(tokens)
 
     def _finish(self, end: End) -> None:
         if self._length_known or self._lengths or self._checks or self.decoder.in_block:

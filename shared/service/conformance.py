@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shared.channel.errors import describe
 from shared.channel.messages import (
+    FILE_VERSION,
     Accept,
     Block,
     Cancel,
@@ -119,7 +120,7 @@ def _good() -> Iterator[tuple[str, str, bytes, bytes]]:
 
 
 def _head(hello: Message, *, version: int = 1, record: bytes | None = None) -> bytes:
-    data = MAGIC + bytes([version]) + (encode(hello) if record is None else record)
+    data = MAGIC + bytes([version]) + (encode(hello, FILE_VERSION) if record is None else record)
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
@@ -132,7 +133,7 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     hello, *messages = reader.messages()
     assert isinstance(hello, Hello)
     head = StoredWriter().begin(hello)
-    records = [encode(message) for message in messages]
+    records = [encode(message, FILE_VERSION) for message in messages]
 
     def whole(begin: bytes, *parts: bytes) -> bytes:
         data = begin + b"".join(parts)
@@ -146,11 +147,11 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     assert isinstance(end, End)
 
     def changed(index: int, record: bytes | Message) -> bytes:
-        new = encode(record) if isinstance(record, Message) else record
+        new = encode(record, FILE_VERSION) if isinstance(record, Message) else record
         return whole(head, *records[:index], new, *records[index + 1 :])
 
     def inserted(index: int, record: bytes | Message) -> bytes:
-        new = encode(record) if isinstance(record, Message) else record
+        new = encode(record, FILE_VERSION) if isinstance(record, Message) else record
         return whole(head, *records[:index], new, *records[index:])
 
     def offer(**fields: Any) -> bytes:
@@ -164,7 +165,7 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     yield "magic", not_ours, "the magic number of another format", b"\x89PNG\r\n\x1a\n" + good[8:]
     yield "text-mode", not_ours, "a transfer turned CR LF into LF", good.replace(b"\r\n", b"\n")
     yield "version", "file-version", "file format version 2", MAGIC + b"\x02" + good[9:]
-    record = encode(hello)
+    record = encode(hello, FILE_VERSION)
     yield (
         "protocol-version",
         "version-mismatch",
@@ -211,7 +212,12 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
         inserted(first_data + 1, Block(index=0, tokens=9)),
     )
     yield "message-unknown", "unknown-message", "message type 99", inserted(1, raw(99, 1, 2, 3))
-    yield "message-bob", "unexpected-message", "ACCEPT, which only Bob says", inserted(1, Accept(block=0, runtime=""))
+    yield (
+        "message-bob",
+        "unexpected-message",
+        "ACCEPT, which only Bob says",
+        inserted(1, Accept(block=0, records=0, z_bytes=0, runtime="")),
+    )
     yield "message-rollback", "unexpected-message", "ROLLBACK, which only Bob says", inserted(1, Rollback(block=0))
     yield "message-code", "bad-frame", "CODE: a file carries no f", inserted(0, Code(name="x", data=b"x"))
     yield "message-late-code", "unexpected-message", "CODE after DATA", inserted(first_data + 1, Code(name="x", data=b"x"))

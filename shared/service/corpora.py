@@ -19,7 +19,7 @@ from shared.service.coding import read_blocks
 from shared.service.errors import ConflictError, NotFoundError
 from shared.service.forms import Form
 from shared.service.records import Corpus
-from shared.service.snapshots import Origin
+from shared.service.starts import Origin
 from shared.service.uploads import UPLOAD, uploaded
 
 _EXAMPLE: Final = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"

@@ -32,11 +32,14 @@ _DIRECTION: Final = {
     "socket_bytes": 490,
     "tls_bytes": None,
     "retransmitted_bytes": 0,
+    "tcp_retransmitted_bytes": 0,
     "tcp_info_bytes": 490,
 }
 TRANSMISSION: Final[dict[str, Any]] = {
     "id": "3f2a0c2d9c8e4b0fae2b7c4d5e6f7081",
     "state": "verified",
+    "resuming": False,
+    "sent_z_bytes": 11,
     "dataset": DATASET,
     "code": CODE,
     "regime": "online",
@@ -92,7 +95,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "Version": {
         "service": "alice",
         "version": "0.1.0",
-        "protocol": 1,
+        "protocol": 2,
         "f": "19c7dc13e7c96658",
         "runtime": '{"codelength":"0.1.0","machine":"x86_64","numba":"0.68.1"}',
     },

@@ -44,6 +44,10 @@ class ConnectionMeter:
         self.is_client = client
         self.is_tls = isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
         self.final = asyncio.Event()
+        self.broken = True
+        """Whether the connection ended otherwise than by the end of a conversation: then bytes may be lost under way."""
+        self._transport = transport
+        self._aborted = False
         self._sent = FrameMeter(client=client)
         self._received = FrameMeter(client=not client)
         if self.is_tls:
@@ -79,14 +83,22 @@ class ConnectionMeter:
             "local": self.local,
             "peer": self.peer,
             "final": self.final.is_set(),
+            "broken": self.broken,
             "sent": self.sent.as_dict(),
             "received": self.received.as_dict(),
         }
 
+    def abort(self) -> None:
+        """Cut the connection; nobody waits for what was under way."""
+        self._aborted = True
+        if isinstance(self._transport, asyncio.WriteTransport):
+            self._transport.abort()
+        self.final.set()
+
     def connection_lost(self, transport: asyncio.BaseTransport, error: Exception | None) -> None:
         """Follow the closed connection until the kernel has nothing left to say."""
         wrapped = transport.get_extra_info("socket")
-        if error is not None or wrapped is None or wrapped.fileno() < 0:
+        if self._aborted or error is not None or wrapped is None or wrapped.fileno() < 0:
             self.final.set()
             return
         duplicate = socket.socket(fileno=os.dup(wrapped.fileno()))
@@ -132,7 +144,7 @@ class ConnectionMeter:
         self.sent.tcp_info_bytes = acked - 1 - self.is_client
         self.received.tcp_info_bytes = received - 1
         if len(info) >= _BYTES_RETRANSMITTED + 8:
-            (self.sent.retransmitted_bytes,) = struct.unpack_from("<Q", info, _BYTES_RETRANSMITTED)
+            (self.sent.tcp_retransmitted_bytes,) = struct.unpack_from("<Q", info, _BYTES_RETRANSMITTED)
         if self.is_tls:
             self.sent.tls_bytes = self.sent.tcp_info_bytes - self.sent.socket_bytes
             self.received.tls_bytes = self.received.tcp_info_bytes - self.received.socket_bytes

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from shared.channel.messages import Message
 from shared.service.errors import StorageFullError, WorkerLostError
 from shared.service.kernels import prepare_kernel_cache
 from shared.service.settings import Settings
@@ -28,6 +27,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._busy = False
+        self._awaited_bytes: int | None = None  # of an answer whose length has been read: a wait for it may be cancelled
         self.sources: dict[str, tuple[bytes, int]] = {}
 
     @classmethod
@@ -67,13 +67,13 @@ class Worker:
     async def tell(
         self,
         *,
-        messages: tuple[Message, ...] = (),
+        received_bytes: int | None = None,
         durable_bytes: int | None = None,
         paused: bool | None = None,
         abort: bool = False,
     ) -> None:
         """Give the job an input; waits while the worker has more to do than it can take."""
-        await self._send(Input(messages=messages, durable_bytes=durable_bytes, paused=paused, abort=abort))
+        await self._send(Input(received_bytes=received_bytes, durable_bytes=durable_bytes, paused=paused, abort=abort))
 
     async def outputs(self) -> AsyncIterator[Output]:
         """What the job says. Raises its error, or `WorkerLostError`."""
@@ -129,8 +129,11 @@ class Worker:
     async def _receive(self) -> Any:
         assert self._process.stdout is not None
         try:
-            (length,) = _LENGTH.unpack(await self._process.stdout.readexactly(_LENGTH.size))
-            return pickle.loads(await self._process.stdout.readexactly(length))  # noqa: S301 - our own child
+            if self._awaited_bytes is None:
+                (self._awaited_bytes,) = _LENGTH.unpack(await self._process.stdout.readexactly(_LENGTH.size))
+            data = await self._process.stdout.readexactly(self._awaited_bytes)
+            self._awaited_bytes = None
+            return pickle.loads(data)  # noqa: S301 - our own child
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise WorkerLostError("the worker process is gone") from error
 

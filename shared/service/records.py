@@ -18,6 +18,7 @@ from shared.service.kernels import code_sources
 
 State = Literal["queued", "running", "paused", "interrupted", "verified", "failed", "cancelled"]
 FINAL_STATES: Final = ("interrupted", "verified", "failed", "cancelled")
+"""In `interrupted` nothing runs; `resuming` tells whether this side will go on by itself."""
 
 
 def now() -> datetime:
@@ -88,11 +89,14 @@ class Transmission(BaseModel):
 
     steps: k. regime: whether k grows while D is sent. corpus: what both sides trained on before.
     nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
+    resuming: whether this side goes on by itself, without being asked.
     notes: what somebody should know who trusts the result, in sentences.
     """
 
     id: str
     state: State = "queued"
+    resuming: bool = False
+    sent_z_bytes: int = Field(default=0, description="how far z was ever sent, or received")
     dataset: Dataset
     code: CodeReference
     regime: Literal["online", "frozen"] = "online"
@@ -121,7 +125,7 @@ class Transmission(BaseModel):
     @property
     def settled(self) -> bool:
         """Whether neither state nor ledger will change any more."""
-        return self.state in FINAL_STATES and bool(self.wire["final"])
+        return self.state in FINAL_STATES and not self.resuming and bool(self.wire["final"])
 
     def measure(self) -> None:
         """Fill in the derived figures, over the tokens coded so far."""
@@ -194,7 +198,7 @@ def wire(connections: list[dict[str, Any]], *, final: bool) -> dict[str, Any]:
     """The ledger of one side: every connection, and their sums."""
     totals = {}
     for direction in ("sent", "received"):
-        total = DirectionLedger(retransmitted_bytes=0, tcp_info_bytes=0)
+        total = DirectionLedger(tcp_retransmitted_bytes=0, tcp_info_bytes=0)
         for connection in connections:
             total.add(DirectionLedger(**connection[direction]))
         totals[direction] = total.as_dict()

@@ -29,7 +29,7 @@ class Registry:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def add(self, transmission: Transmission) -> None:
-        """Begin to follow a transmission."""
+        """Begin to follow a transmission, a new one or one that is taken up again."""
         self._live[transmission.id] = transmission
         self._changed[transmission.id] = asyncio.Event()
         self.store.put_transmission(transmission)

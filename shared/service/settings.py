@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     max_stored_bytes: int = Field(default=20 << 30, ge=1)
     max_snapshot_bytes: int = Field(default=2 << 30, ge=0, description="of models kept after training on a corpus; 0 for none")
     connect_timeout_seconds: float = Field(default=10.0, gt=0)
+    keepalive_seconds: float = Field(default=20.0, gt=0, description="between two pings; a silent peer is lost after two")
+    retry_seconds: float = Field(
+        default=7 * 86400.0, ge=0, description="how long Alice goes on trying to reach Bob before she leaves it to her user"
+    )
 
     @field_validator("warm")
     @classmethod

@@ -3,7 +3,7 @@
 <state>/records.sqlite3        datasets and transmissions, as JSON
 <state>/objects/<sha256>       canonical bytes of datasets, corpora and reconstructions
 <state>/snapshots/             models after training on a corpus; a limit of their own holds for them
-<state>/transmissions/<id>/    what Bob writes while he decodes
+<state>/transmissions/<id>/    what Bob received and decodes; snapshots of either side's codec
 <state>/incoming/              uploads under way, emptied at the start
 """
 
@@ -107,6 +107,10 @@ class Store:
         if gone.reconstruction.sha256 is not None:
             self._drop_object(gone.reconstruction.sha256)
 
+    def empty_transmission(self, identifier: str) -> None:
+        """Delete the files of a transmission, and keep its record."""
+        shutil.rmtree(self.transmission_directory(identifier), ignore_errors=True)
+
     def transmission_directory(self, identifier: str) -> Path:
         """Where Bob's files of a transmission lie."""
         return self.directory / "transmissions" / identifier
@@ -155,11 +159,11 @@ class Store:
             self.object(sha256).unlink(missing_ok=True)
 
     def _end_what_was_cut_off(self) -> None:
-        """A record that says it runs, when nothing runs yet, was cut off by the last stop."""
+        """A record that says it runs, when nothing runs yet, was cut off by the last stop. What is paused stays so."""
         for item in self.transmissions():
             if not item.settled:
-                if item.state in ("queued", "running", "paused"):
-                    item.state = "interrupted"
+                if item.state in ("queued", "running", "interrupted"):
+                    item.state, item.resuming = "interrupted", False
                     item.error = problem_fields(InterruptedTransmissionError("the service was stopped while it ran"))
                     item.finished_at = now()
                 item.wire["final"] = True

@@ -20,6 +20,7 @@ from shared.service.errors import close_code_of, problem, problem_fields, slug_o
 from shared.service.metering import ConnectionMeter
 from shared.service.records import Transmission
 from shared.service.registry import Registry
+from shared.service.retrying import may_be_cured
 from shared.service.worker import Progress, peak_memory_bytes
 
 logger = logging.getLogger("codelength.transfer")
@@ -47,6 +48,8 @@ class Conversation:
     def __init__(self, role: Role, link: Link) -> None:
         self.channel = Channel(role)
         self.link = link
+        self.high_z_bytes = 0
+        """How far z had been sent, or received, before this connection."""
 
     async def say(self, *messages: Message) -> None:
         """Send messages; waits while the peer takes nothing."""
@@ -83,6 +86,9 @@ class Conversation:
 
     async def end(self, error: BaseException | None) -> None:
         """Say a last word, if the peer does not know yet, and close."""
+        if isinstance(error, PeerLostError):
+            self.link.meter.abort()
+            return
         code, reason = (1000, "") if error is None else (close_code_of(error), slug_of(error))
         if error is not None and not isinstance(error, PeerLostError):
             word: Message
@@ -96,12 +102,15 @@ class Conversation:
                 elif isinstance(error, RemoteProtocolError):
                     await self.link.send(self.channel.fail(word))
         await self.link.close(code, reason)
+        self.link.meter.broken = error is not None and not isinstance(error, CancelledTransmissionError | RefusedError)
 
     def _count(self) -> None:
         """Z is counted where messages are: by the channel."""
         meter = self.link.meter
         direction = meter.sent if self.channel.role is Role.ALICE else meter.received
         direction.z_bytes = self.channel.z_sent_bytes
+        before = self.channel.z_before_bytes
+        direction.retransmitted_bytes = max(0, min(before + direction.z_bytes, self.high_z_bytes) - before)
 
 
 def clip(text: str) -> str:
@@ -109,18 +118,21 @@ def clip(text: str) -> str:
     return text.encode()[: MAX_TEXT_BYTES - 4].decode("utf-8", "ignore")
 
 
-async def side_by_side(reader: Coroutine[Any, Any, R], pump: Coroutine[Any, Any, None]) -> R:
-    """Run both until the reader has its result; the first exception ends both and is raised."""
-    reading, pumping = asyncio.ensure_future(reader), asyncio.ensure_future(pump)
+async def side_by_side(first: Coroutine[Any, Any, R], *others: Coroutine[Any, Any, None]) -> R:
+    """Run all until the first has its result; an exception of any ends all and is raised."""
+    main = asyncio.ensure_future(first)
+    tasks: set[asyncio.Future[Any]] = {main, *map(asyncio.ensure_future, others)}
     try:
-        done, _ = await asyncio.wait({reading, pumping}, return_when=asyncio.FIRST_COMPLETED)
-        if pumping in done:
-            pumping.result()
-        return await reading
+        left = tasks
+        while not main.done():
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        return main.result()
     finally:
-        for task in (reading, pumping):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(reading, pumping, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Recorder:
@@ -131,13 +143,22 @@ class Recorder:
         self.record = record
         self.cancel_reason: str | None = None
         """Set before the task is cancelled on somebody's wish; without it, a cancelled task means that the service stops."""
+        self.told_peer = False
+        """Whether the peer has heard that it was cancelled."""
         self._coding = coding
+        self._earlier: list[dict[str, Any]] = record.wire["connections"]  # of an earlier run of this service, or settled
         self._meters: list[ConnectionMeter] = []
         self._started = asyncio.get_running_loop().time()
+        self._seconds_before = dict(record.seconds)
 
     def connected(self, meter: ConnectionMeter) -> None:
         """Count this connection as part of the transmission."""
         self._meters.append(meter)
+
+    def recoding(self) -> None:
+        """The worker begins anew: its seconds come on top."""
+        before = self._seconds_before
+        before[self._coding] = self.record.seconds.get(self._coding, 0.0)
 
     def state(self, state: records.State) -> None:
         """Change the state."""
@@ -149,25 +170,37 @@ class Recorder:
         record = self.record
         record.tokens_done, record.steps = progress.tokens, progress.steps
         record.nll_bits, record.z_bits = progress.nll_bits, progress.z_bits
-        record.seconds[self._coding] = progress.seconds
+        record.seconds[self._coding] = self._seconds_before.get(self._coding, 0.0) + progress.seconds
         if progress.prepare_seconds is not None:
             record.seconds["prepare"] = progress.prepare_seconds
         self.registry.unchecked[record.id] = progress.unchecked
-        record.peak_memory_bytes = progress.peak_memory_bytes + peak_memory_bytes()
+        record.peak_memory_bytes = max(record.peak_memory_bytes or 0, progress.peak_memory_bytes + peak_memory_bytes())
         record.notes += [note for note in progress.notes if note not in record.notes]
         self._update(save=False)
 
     def verified(self, sha256: str) -> None:
         """The reconstruction is D."""
         self.record.reconstruction = records.Reconstruction(sha256=sha256, verified=True)
+        self.record.error = None
         self._finish("verified")
+
+    def interrupted(self, error: BaseException) -> None:
+        """Say why nothing goes on just now; this side will try again by itself."""
+        self.record.error = problem_fields(error)
+        self.record.resuming = True
+        self.state("interrupted")
+
+    def running(self, *, paused: bool = False) -> None:
+        """It goes on."""
+        self.record.error, self.record.resuming, self.record.finished_at = None, False, None
+        self.state("paused" if paused else "running")
 
     def failed(self, error: BaseException) -> None:
         """End the record with an error, in the state that the error means."""
         state: records.State = "failed"
         if isinstance(error, CancelledTransmissionError):
             state = "cancelled"
-        elif isinstance(error, PeerLostError) or slug_of(error) == "interrupted":
+        elif may_be_cured(error):
             state = "interrupted"
         if not isinstance(error, CodelengthError):
             logger.error("transmission %s failed", self.record.id, exc_info=error)
@@ -181,14 +214,15 @@ class Recorder:
         self._update(save=True, final=True)
 
     def _finish(self, state: records.State) -> None:
-        self.record.finished_at = records.now()
+        self.record.finished_at, self.record.resuming = records.now(), False
         self.state(state)
 
     def _update(self, *, save: bool, final: bool = False) -> None:
         record = self.record
         if record.state not in ("queued", *records.FINAL_STATES):
-            record.seconds["total"] = asyncio.get_running_loop().time() - self._started
-        record.wire = records.wire([meter.as_dict() for meter in self._meters], final=final)
+            elapsed = asyncio.get_running_loop().time() - self._started
+            record.seconds["total"] = self._seconds_before.get("total", 0.0) + elapsed
+        record.wire = records.wire([*self._earlier, *(meter.as_dict() for meter in self._meters)], final=final)
         record.measure()
         self.registry.changed(record, save=save)
 

@@ -21,46 +21,57 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from shared.channel.messages import Ack, Data, Message
+from shared.channel.messages import Data, Message
 from shared.channel.protocol import WINDOW_BYTES
 from shared.code.arithmetic import COST_UNITS_PER_BIT
-from shared.code.errors import CodelengthError
+from shared.code.errors import CodelengthError, StateError
 from shared.code.models import PRESETS, preset
 from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec, IdsVocabulary
-from shared.code.vocabulary import Tokens, from_tokens
+from shared.code.vocabulary import Digest, Tokens, dataset_digest, from_tokens, token_width
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
 from shared.service.kernels import ready_for
+from shared.service.received import ReceivedReader
 from shared.service.records import coded_sources
-from shared.service.snapshots import Origin, starting
+from shared.service.snapshots import Snapshot, Snapshots, StoredSnapshot
+from shared.service.starts import Origin, starting
 
 _LENGTH: Final = struct.Struct("<I")
 _BATCH_BYTES: Final = 1 << 15
 _PROGRESS_SECONDS: Final = 0.1
 _SHOWN_TOKENS: Final = 1 << 14
-_DURABLE_BYTES: Final = 1 << 18
-_DURABLE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeJob:
-    """Read canonical bytes at `path`, give messages. sha256: D's identity. origin: where the spec starts from, if it does."""
+    """Read canonical bytes at `path`, give messages. sha256: D's identity. directory: for snapshots.
+
+    origin: where the spec starts from, if it does. records, z_bytes: what Bob holds, which is made and not given out. quiet:
+    give out no message, only figures.
+    """
 
     spec: bytes
     path: str
     sha256: str
+    directory: str
     origin: Origin | None = None
+    records: int = 0
+    z_bytes: int = 0
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeJob:
-    """Take messages, write to `directory`: z, costs, blocks.jsonl and reconstruction. tokens: n, if HELLO said it.
+    """Decode what the log `received` in `directory` holds and gains; write costs, blocks.jsonl and reconstruction beside it.
 
-    origin: where the spec starts from, if it does.
+    tokens: n, if HELLO said it. checks, z_bytes: what the log holds already; a snapshot that is ahead of it is none. origin:
+    where the spec starts from, if it does.
     """
 
     spec: bytes
     directory: str
+    checks: int
+    z_bytes: int
     tokens: int | None
     max_tokens: int
     ours: str
@@ -70,9 +81,9 @@ class DecodeJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What a running job is told: messages from the peer, z made durable there, or to stop, wait, or go on."""
+    """What a running job is told: how long the log is now, z made durable at Bob's, or to stop, wait, or go on."""
 
-    messages: tuple[Message, ...] = ()
+    received_bytes: int | None = None
     durable_bytes: int | None = None
     paused: bool | None = None
     abort: bool = False
@@ -190,15 +201,12 @@ class _Reporter:
     pipe: Pipe
     codec: TransmissionEncoder | TransmissionDecoder
     prepare_seconds: float | None
-    files: "_Files | None" = None
     said_at: float = field(default_factory=time.monotonic)
     messages: list[Message] = field(default_factory=list)
     size: int = 0
 
     def progress(self) -> Progress:
         coder = self.codec.encoder if isinstance(self.codec, TransmissionEncoder) else self.codec.decoder
-        if self.files is not None:
-            self.files.flush()  # whoever looks must find all that was checked
         return Progress(
             tokens=coder.position,
             steps=coder.steps,
@@ -217,9 +225,12 @@ class _Reporter:
         if self.size >= _BATCH_BYTES:
             self.flush()
 
-    def tick(self) -> None:
-        if time.monotonic() - self.said_at >= _PROGRESS_SECONDS:
+    def tick(self) -> bool:
+        """Tell of progress if it is time; whether it was."""
+        due = time.monotonic() - self.said_at >= _PROGRESS_SECONDS
+        if due:
             self.flush()
+        return due
 
     def flush(self, **last: Any) -> None:
         now = time.monotonic()
@@ -266,10 +277,21 @@ def encode(job: EncodeJob, pipe: Pipe) -> None:
     """Run an encode job; never more than the credit window ahead of what the peer made durable."""
     spec = CodeSpec.parse(job.spec)
     predictor, prepare_seconds = ready_predictor(spec, job.origin, pipe)
+    snapshots = Snapshots(Path(job.directory), spec, "encode")
     with Path(job.path).open("rb") as file:
-        transmission = TransmissionEncoder(spec, read_blocks(file.read, spec), sha256=job.sha256, predictor=predictor)
+        transmission = TransmissionEncoder(
+            spec, read_blocks(file.read, spec), sha256=job.sha256, held=(job.records, job.z_bytes), predictor=predictor
+        )
+        snapshot = snapshots.newest(lambda head: head["records"] <= job.records and head["z_bytes"] <= job.z_bytes)
+        if snapshot is not None:
+            digest = dataset_digest(spec.vocabulary)
+            _read_into(digest, file, snapshot.head["tokens"] * token_width(spec.vocabulary))
+            with contextlib.suppress(StateError):
+                transmission.restore(snapshot, digest)
+            file.seek(transmission.encoder.position * token_width(spec.vocabulary))
+            del snapshot
         reporter = _Reporter(pipe, transmission, prepare_seconds)
-        sent, durable, paused = 0, 0, False
+        sent, durable, paused = job.z_bytes, job.z_bytes, False
 
         def listen(timeout_seconds: float | None) -> None:
             nonlocal durable, paused
@@ -285,9 +307,13 @@ def encode(job: EncodeJob, pipe: Pipe) -> None:
             if message is None:
                 listen(0)
                 reporter.tick()
+                if transmission.between_blocks and not job.quiet and snapshots.due():
+                    snapshots.write(transmission.snapshot, safe_z_bytes=durable)
                 while paused:
                     reporter.flush()
                     listen(None)
+                continue
+            if job.quiet:
                 continue
             if isinstance(message, Data):
                 while sent + len(message.z) - durable > WINDOW_BYTES:
@@ -298,95 +324,125 @@ def encode(job: EncodeJob, pipe: Pipe) -> None:
     reporter.flush(finished=True, sha256=job.sha256)
 
 
+def _read_into(digest: Digest, file: IO[bytes], size: int) -> None:
+    while size and (part := file.read(min(size, 1 << 20))):
+        digest.update(part)
+        size -= len(part)
+
+
 class _Files:
-    """What Bob keeps while he decodes. `sync` makes all of it durable."""
+    """What Bob makes while he decodes: it all follows from what he received, and need not outlive it but for a snapshot."""
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.z = (directory / "z").open("wb")
-        self.costs = (directory / "costs").open("wb")
-        self.blocks = (directory / "blocks.jsonl").open("wb")
-        self.reconstruction = (directory / "reconstruction.partial").open("wb")
-        self.received = 0
-        self.durable = 0
-        self._synced_at = time.monotonic()
+    _NAMES: Final = ("costs", "blocks.jsonl", "reconstruction.partial")
 
-    def _all(self) -> tuple[IO[bytes], ...]:
-        return self.z, self.costs, self.blocks, self.reconstruction
-
-    def sync_due(self) -> bool:
-        late = time.monotonic() - self._synced_at >= _DURABLE_SECONDS
-        return self.received - self.durable >= (1 if late else _DURABLE_BYTES)
-
-    def flush(self) -> None:
-        for file in self._all():
-            file.flush()
+    def __init__(self, directory: Path, spec: CodeSpec, snapshot: StoredSnapshot | None) -> None:
+        """Keep what the snapshot says was there. Raises `StateError` where it is not, and keeps nothing."""
+        sizes = snapshot.head["sizes"] if snapshot is not None else (0, 0, 0)
+        self._files = [(directory / name).open("a+b") for name in self._NAMES]
+        self.costs, self.blocks, self.reconstruction = self._files
+        self.digest = dataset_digest(spec.vocabulary)
+        try:
+            if snapshot is not None:
+                self.reconstruction.seek(0)
+                _read_into(self.digest, self.reconstruction, sizes[2])
+                found = [os.fstat(file.fileno()).st_size for file in self._files]
+                _require(
+                    self.digest.hexdigest() == snapshot.head["sha256"] and all(a >= b for a, b in zip(found, sizes, strict=True))
+                )
+            for file, size in zip(self._files, sizes, strict=True):
+                file.truncate(size)
+        except StateError:
+            self.close()
+            raise
 
     def sync(self) -> None:
-        self.flush()
-        for file in self._all():
+        for file in self._files:
+            file.flush()
             os.fdatasync(file.fileno())
-        self.durable = self.received
-        self._synced_at = time.monotonic()
+
+    def sizes(self) -> list[int]:
+        return [os.fstat(file.fileno()).st_size for file in self._files]
 
     def close(self) -> None:
-        for file in self._all():
+        for file in self._files:
             file.close()
 
 
+def _require(same: bool) -> None:
+    if not same:
+        raise StateError("the files beside the snapshot are not what they were")
+
+
+def _open(job: DecodeJob, spec: CodeSpec, transmission: TransmissionDecoder, snapshots: Snapshots) -> _Files:
+    """The files to go on with: as a snapshot left them, if there is one that holds, else empty."""
+    directory = Path(job.directory)
+    snapshot = snapshots.newest(lambda head: head["blocks"] <= job.checks and head["z_bytes"] <= job.z_bytes)
+    if snapshot is not None:
+        with contextlib.suppress(StateError):
+            files = _Files(directory, spec, snapshot)
+            try:
+                transmission.restore(snapshot, files.digest)
+            except StateError:
+                files.close()
+                raise
+            return files
+    return _Files(directory, spec, None)
+
+
 def decode(job: DecodeJob, pipe: Pipe) -> None:
-    """Run a decode job. z is acknowledged when it has come, and again when it is on disk."""
+    """Run a decode job: from a snapshot or from the start, through what was received, and on as more comes."""
     spec = CodeSpec.parse(job.spec)
     predictor, prepare_seconds = ready_predictor(spec, job.origin, pipe)
     transmission = TransmissionDecoder(
         spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs, predictor=predictor
     )
-    files = _Files(Path(job.directory))
-    reporter = _Reporter(pipe, transmission, prepare_seconds, files)
-    tokens_done, block_index = 0, 0
+    snapshots = Snapshots(Path(job.directory), spec, "decode")
+    files = _open(job, spec, transmission, snapshots)
+    reader = ReceivedReader(Path(job.directory) / "received")
+    reporter = _Reporter(pipe, transmission, prepare_seconds)
+    received = 0
+
+    def listen(timeout_seconds: float | None) -> None:
+        nonlocal received
+        told = pipe.receive(timeout_seconds)
+        if told is not None and told.abort:
+            raise Aborted
+        received = max(received, (told and told.received_bytes) or 0)
 
     def keep(tokens: Tokens, costs: Tokens) -> None:
-        nonlocal tokens_done, block_index
+        position = transmission.decoder.position
         files.reconstruction.write(from_tokens(tokens, spec.vocabulary))
         files.costs.write(costs.astype("<u4").tobytes())
         row = {
-            "block": block_index,
-            "first": tokens_done,
+            "block": transmission.delivered_blocks - 1,
+            "first": position - len(tokens),
             "tokens": len(tokens),
             "nll_bits": int(costs.sum(dtype=np.uint64)) / COST_UNITS_PER_BIT,
         }
         files.blocks.write(json.dumps(row).encode() + b"\n")
-        tokens_done += len(tokens)
-        block_index += 1
-
-    def acknowledge() -> None:
-        files.sync()
-        reporter.add(Ack(received_bytes=files.received, durable_bytes=files.durable))
+        for file in (files.costs, files.blocks, files.reconstruction):
+            file.flush()
+        if snapshots.due():
+            files.sync()
+            head, state = transmission.snapshot()
+            snapshots.write(lambda: Snapshot({**head, "sizes": files.sizes()}, state))
 
     try:
         while not transmission.finished:
-            told = pipe.receive(_DURABLE_SECONDS if files.received > files.durable else None)
-            if told is not None and told.abort:
-                raise Aborted
-            for message in told.messages if told is not None else ():
-                if isinstance(message, Data):
-                    files.z.write(message.z)
-                    files.received += len(message.z)
+            if reader.read_bytes >= received:
+                listen(None)
+            for message in reader.messages(received):
                 transmission.take(message)
                 for block in transmission.blocks():
                     if block is not None:
                         keep(*block)
-                    if files.sync_due():
-                        acknowledge()
-                    reporter.tick()
-            if files.sync_due():
-                acknowledge()
+                    if reporter.tick():
+                        listen(0)
             reporter.flush()
         files.sync()
     finally:
         files.close()
-        reporter.files = None
-    reporter.add(Ack(received_bytes=files.received, durable_bytes=files.durable))
+        reader.close()
     reporter.flush(finished=True, sha256=transmission.sha256)
 
 

@@ -41,7 +41,7 @@ def transmit(spec, tokens, cut, damage=None, out=None):
         Hello(transmission="0" * 32, spec=spec.canonical_bytes(), tokens=None, media_type="", name="", code="", runtime="")
     )
     (hello,) = carry(alice, bob, cut)
-    bob.send(Accept(block=0, runtime=""))
+    bob.send(Accept(block=0, records=0, z_bytes=0, runtime=""))
     carry(bob, alice, cut)
     blocks = [tokens[i : i + spec.block_tokens] for i in range(0, len(tokens), spec.block_tokens)]
     encoder = TransmissionEncoder(spec, blocks, sha256=identity(spec.vocabulary, tokens))

@@ -107,7 +107,12 @@ async def test_bob_down_is_told(alice_app):
     assert record["state"] == "interrupted"
     assert record["error"]["type"].endswith("peer-lost")
     assert "cannot connect" in record["error"]["detail"]
-    assert (await alice_app.delete(started.headers["location"])).status_code == 204
+    assert record["resuming"]  # by herself, later
+    assert (await alice_app.delete(started.headers["location"])).status_code == 409
+    assert (await alice_app.post(started.headers["location"] + "/cancel")).status_code == 202
+    async with asyncio.timeout(20):
+        while (await alice_app.delete(started.headers["location"])).status_code != 204:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_full_disk_is_told(alice_app, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from shared.code.codec import Encoder
 from shared.code.models import preset
-from shared.service.snapshots import _LINE, _signature
+from shared.service.starts import _LINE, _signature
 
 DATA = b"It was the best of times, it was the worst of times. " * 300
 HEADERS = {"Content-Type": "application/octet-stream"}

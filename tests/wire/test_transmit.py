@@ -10,7 +10,9 @@ import pytest
 import websockets
 
 from harness.transmit import RequestError
-from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Accept, Code, Error, Hello, Parser, Refuse, encode
+from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Accept, Code, Error, Hello, Parser, Refuse
+from shared.channel.protocol import Channel
+from shared.channel.states import Role, State
 from shared.code.models import preset
 from shared.code.spec import CodeSpec
 from tests.support import NETWORK_PRESETS, small
@@ -111,6 +113,12 @@ def hello(**fields) -> Hello:
     return Hello(**{**base, **fields})
 
 
+def sealed(message) -> bytes:
+    alice = Channel(Role.ALICE)
+    alice.send(message)
+    return alice.data_to_send()
+
+
 async def answer(socket):
     parser = Parser()
     while (message := parser.next()) is None:
@@ -152,7 +160,7 @@ async def test_nonsense_on_the_channel(cluster, client, data, problem, code):
 )
 async def test_bob_refuses(cluster, fields, problem):
     async with bob_channel(cluster) as socket:
-        await socket.send(encode(hello(**fields)))
+        await socket.send(sealed(hello(**fields)))
         message = await asyncio.wait_for(answer(socket), 15)
         assert isinstance(message, Refuse)
         assert message.problem == problem
@@ -163,7 +171,7 @@ async def test_models_beyond_the_limit_are_refused_with_the_number_and_the_setti
     spec = CodeSpec.from_fields({"model": {"kind": "transformer", "width": 4096, "layers": 8, "heads": 64}})
     said = f"a model of {spec.memory_bytes} bytes", "CODELENGTH_MAX_MODEL_BYTES"
     async with bob_channel(cluster) as socket:
-        await socket.send(encode(hello(spec=spec.canonical_bytes())))
+        await socket.send(sealed(hello(spec=spec.canonical_bytes())))
         message = await asyncio.wait_for(answer(socket), 15)
         assert isinstance(message, Refuse)
         assert message.problem == "limit-exceeded"
@@ -176,9 +184,13 @@ async def test_models_beyond_the_limit_are_refused_with_the_number_and_the_setti
 
 async def test_bob_refuses_another_f(cluster):
     async with bob_channel(cluster) as socket:
-        await socket.send(encode(hello(transmission="e" * 32)))
+        alice = Channel(Role.ALICE)
+        alice.send(hello(transmission="e" * 32))
+        await socket.send(alice.data_to_send())
         assert isinstance(await asyncio.wait_for(answer(socket), 15), Accept)
-        await socket.send(encode(Code(name="source uniform", data=b"p = 1")))
+        alice.state = State.ACCEPTED
+        alice.send(Code(name="source uniform", data=b"p = 1"))
+        await socket.send(alice.data_to_send())
         message = await asyncio.wait_for(answer(socket), 15)
         assert isinstance(message, Error)
         assert message.problem == "code-mismatch"

@@ -8,7 +8,7 @@ named arrays, so that it can be stored, restored and compared. This module knows
 import hashlib
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,12 +77,16 @@ class Predictor(ABC):
 
     def state_bytes(self) -> bytes:
         """The state, canonical: per array its header and its little-endian contents, by name, after the step count."""
-        parts = [struct.pack("<Q", self.steps)]
-        for header, array in self._canonical():
-            parts += [header, array.tobytes()]
-        return b"".join(parts)
+        return b"".join(self.state_parts())
 
-    def restore(self, data: bytes) -> None:
+    def state_parts(self) -> Iterator[bytes | memoryview]:
+        """The same in parts, none of them a copy of an array; they change when the predictor goes on."""
+        yield struct.pack("<Q", self.steps)
+        for header, array in self._canonical():
+            yield header
+            yield array.reshape(-1).view(np.uint8).data
+
+    def restore(self, data: bytes | memoryview) -> None:
         """Go back to `state_bytes`. Raises `StateError`, and changes nothing, if they are of another predictor."""
         view = memoryview(data)
         if len(view) < 8:

@@ -143,7 +143,7 @@ class Network(Predictor):
             return [f"training diverges: weights reached their ceiling of {WEIGHT_CEILING}; a lower rate would code better"]
         return []
 
-    def restore(self, data: bytes) -> None:
+    def restore(self, data: bytes | memoryview) -> None:
         """Go back to `state_bytes`. Raises `StateError`, and changes nothing, if they are of another predictor."""
         super().restore(data)
         for layer in self._layers:

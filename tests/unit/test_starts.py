@@ -6,8 +6,8 @@ import pytest
 from shared.code.errors import CorpusError
 from shared.code.spec import CodeSpec, Start
 from shared.code.vocabulary import dataset_digest
-from shared.service import snapshots
-from shared.service.snapshots import Origin, Snapshots, starting
+from shared.service import starts
+from shared.service.starts import Origin, Snapshots, starting
 
 CORPUS = np.random.default_rng(0).integers(0, 256, 700, dtype=np.uint8).tobytes()
 
@@ -46,7 +46,7 @@ def test_goes_on_from_the_latest_before_k_in_either_regime(origin, tmp_path):
 def test_other_codes_have_others(origin, monkeypatch):
     made(4, origin)
     assert made(4, origin, kind="ngram")[1] == 4
-    monkeypatch.setattr(snapshots, "sources_digest", lambda: "another f")
+    monkeypatch.setattr(starts, "sources_digest", lambda: "another f")
     assert made(4, origin)[1] == 4
 
 

@@ -1,0 +1,113 @@
+"""What Bob has received of a transmission, and the truth about it: its records as they came, from PREPARED to END, in one file.
+
+    frame, frame, …      frame: bytes of records (4) | CRC-32 over them (4) | records as the channel has them
+
+Everything else that Bob keeps follows from this file: f is exact, so decoding it again gives the same. What the system did not
+write before it stopped shows in the CRC and is cut off when the file is opened. END stands in a frame of its own and is cut
+off too: Alice always says it again. Nothing here knows sockets or models.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from shared.channel.messages import Check, Data, End, Message, Parser, encode
+from shared.code.errors import StateError
+
+_FRAME: Final = struct.Struct("<II")
+_MAX_FRAME_BYTES: Final = 1 << 18
+
+
+class ReceivedLog:
+    """The file, open for writing. Raises `OSError` where the disk refuses; what was appended before stays.
+
+    records: PREPARED, BLOCK and CHECK held. checks: CHECK among them. z_bytes: of z held. size: bytes of the file that are
+    whole frames.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.records = self.checks = self.z_bytes = self.size = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        for end, messages in _frames(self._file):
+            if isinstance(messages[0], End):
+                break
+            self._count(messages, end)
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+        self.sync()
+
+    def append(self, *messages: Message) -> None:
+        """Write messages, END alone. They are durable after the next `sync`."""
+        records = b"".join(encode(message) for message in messages)
+        data = memoryview(_FRAME.pack(len(records), zlib.crc32(records)) + records)
+        end = self.size + len(data)
+        self._file.seek(self.size)  # over what an earlier try may have left
+        while data:
+            data = data[self._file.write(data) :]
+        self._count(messages, end)
+
+    def sync(self) -> None:
+        """Make all that was appended durable. May be called in another thread."""
+        os.fdatasync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _count(self, messages: tuple[Message, ...], end: int) -> None:
+        for message in messages:
+            if isinstance(message, Data):
+                self.z_bytes += len(message.z)
+            elif not isinstance(message, End):
+                self.records += 1
+                self.checks += isinstance(message, Check)
+        self.size = end
+
+
+class ReceivedReader:
+    """The same file, read by another process while it grows. read_bytes: how far."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self.read_bytes = 0
+
+    def messages(self, size: int) -> Iterator[Message]:
+        """What is new in the first `size` bytes. Raises `StateError` if those are not whole frames."""
+        while self.read_bytes < size:
+            frame = _frame(self._file)
+            if frame is None:
+                raise StateError("what was received is damaged")
+            self.read_bytes = self._file.tell()
+            yield from frame
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _frames(file: IO[bytes]) -> Iterator[tuple[int, tuple[Message, ...]]]:
+    """Whole frames from the beginning, each with the position of its end."""
+    while (messages := _frame(file)) is not None:
+        yield file.tell(), messages
+
+
+def _frame(file: IO[bytes]) -> tuple[Message, ...] | None:
+    head = file.read(_FRAME.size)
+    if len(head) < _FRAME.size:
+        return None
+    size, crc = _FRAME.unpack(head)
+    if not 0 < size <= _MAX_FRAME_BYTES:
+        return None
+    records = file.read(size)
+    if len(records) < size or zlib.crc32(records) != crc:
+        return None
+    parser = Parser()
+    parser.feed(records)
+    out = []
+    while (message := parser.next()) is not None:
+        out.append(message)
+    return tuple(out)

@@ -165,6 +165,83 @@ def compare(
 
 
 @app.command()
+def curve(
+    file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
+    code: Annotated[str, typer.Option(help="Presets or spec.json files, separated by commas.")] = "ngram",
+    corpus: Corpus = None,
+    steps: Annotated[str, typer.Option(help="Values of k, separated by commas.")] = "0",
+    online: Annotated[
+        bool, typer.Option("--online", help="The online curve too: bits against tokens, regret, and more.")
+    ] = False,
+    png: Annotated[Path | None, typer.Option(help="Draw it in this file.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--continue", metavar="FILE.json", help="Keep points in this file; do not make again those in it."),
+    ] = None,
+    as_json: AsJson = False,
+    form: Form = "octets",
+    vocabulary_size: Vocabulary = None,
+    alice: Alice = None,
+    bob: Bob = None,
+    wire: Wire = None,
+) -> None:
+    """S_k and r_k against k: FILE under p^(k), frozen after k steps on the corpus. Every point is a real transmission."""
+    from harness import curve as curves
+
+    die = partial(fail, as_json=as_json)
+    _must_be_readable(file, as_json=as_json)
+    if (alice is None) != (bob is None):
+        die(USAGE, "--alice and --bob come together")
+    if png is not None and not png.absolute().parent.is_dir():
+        die(USAGE, f"{png}: there is no such directory")
+    if corpus is not None:
+        _must_be_readable(corpus, as_json=as_json)
+    chosen = [_code(one.strip(), as_json=as_json) for one in code.split(",") if one.strip()]
+    for one in chosen:
+        _spec(one, as_json=as_json)
+    with ExitStack() as stack:
+        try:
+            wanted = curves.parse_steps(steps)
+            if corpus is None and wanted != [0]:
+                die(USAGE, "--steps needs a --corpus to take them on")
+            client = _client(stack, alice, bob, wire, as_json=as_json)
+            dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
+            found = curves.Curve(client, dataset, resume)
+            held = None
+            if corpus is not None:
+                held = _post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                for one in chosen:
+                    spec = _spec(one, as_json=as_json)
+                    if wanted[-1] > (most := curves.segments(spec, held["tokens"])):
+                        terminal.say(
+                            f"{curves.label(one)}: {corpus} has {most:,} steps; beyond, it is taken from its beginning again"
+                        )
+            found.frozen(chosen, wanted, held, terminal.say)
+            if online:
+                _post(client, file, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                found.learning(chosen, terminal.say)
+            if png is not None:
+                from harness.curve_picture import draw
+
+                draw(found.as_json(), png)
+        except curves.CurveError as error:
+            die(USAGE, str(error))
+        except OSError as error:
+            die(FAILED, f"{png}: cannot be written: {(error.strerror or str(error)).lower()}")
+    if as_json:
+        emit_json(found.as_json())
+    else:
+        from harness.report import print_table
+
+        print_table(curves.point_rows(found.points))
+        if found.online:
+            emit("")
+            print_table(curves.online_rows(found.online))
+    if any(one["state"] != "verified" for one in (*found.points, *found.online)):
+        fail(FAILED, "not every transmission was verified")
+
+
+@app.command()
 def explain(
     text: Annotated[str, typer.Argument(help="The text to be sent; - for standard input.")],
     code: Code = "ngram",

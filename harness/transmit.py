@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 
 from shared.channel.ledger import DirectionLedger, compose, disagreements
 from shared.service.forms import FORMS
@@ -113,6 +115,16 @@ class Client:
                 raise
             received = None
         return self._result(sent, received)
+
+    def costs(self, identifier: str) -> npt.NDArray[np.uint32]:
+        """−log2 p of every token, in units of 2^-24 bit, as Bob counted."""
+        url = f"{self._urls.bob}/transmissions/{identifier}/bits"
+        try:
+            answer = self._http.get(url, params={"per": "token"}, headers={"Accept": "application/octet-stream"})
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise RequestError(f"{url}: {error}", "unavailable") from None
+        return np.frombuffer(answer.content, dtype="<u4")
 
     def reconstruction(self, identifier: str, path: Path) -> None:
         """Save what Bob decoded, whole or not at all. Raises `RequestError` or `OSError`."""

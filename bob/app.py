@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from bob.receiving import Receiving, ServerLink
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL
 from shared.code.arithmetic import COST_UNITS_PER_BIT
+from shared.code.spec import CodeSpec
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, problem_response, reading_routes
 from shared.service.auth import require_token, websocket_authorised
-from shared.service.corpora import corpora_routes
+from shared.service.corpora import corpora_routes, origin_of
 from shared.service.errors import ConflictError, NotFoundError, Problem, StorageFullError, UnauthorizedError
 from shared.service.forms import MEDIA_TYPES, Form, form_of, write
 from shared.service.records import Transmission
+from shared.service.sampling import Sampled, SampleJob
 from shared.service.settings import Settings
 
 _MOST_LISTED_TOKENS: Final = 1_000_000
@@ -45,6 +47,32 @@ class Bits(Transmission):
     every: int | None = None
     per_token: list[float] | None = None
     per_block: list[BlockBits] | None = None
+
+
+class SampleRequest(BaseModel):
+    """How many tokens to draw, and the seed of the coin flips; without one the system's are used."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tokens": 200, "seed": 1}]})
+
+    tokens: int = Field(default=200, ge=1, le=65_536)
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+
+
+class SampleAnswer(BaseModel):
+    """Tokens drawn from p^(k) as it was at a transmission's end, D's first `position` tokens before them.
+
+    text: the tokens as UTF-8, where they are octets. nll_bits: −log2 of their interval. flips: coin flips that the decoder took
+    in: as many, and at most 72 more, which are in its register.
+    """
+
+    transmission: str
+    steps: int
+    seed: int | None
+    position: int
+    tokens: list[int]
+    text: str | None
+    nll_bits: float
+    flips: int
 
 
 def _verified(held: Services, identifier: str) -> Transmission:
@@ -114,6 +142,43 @@ def _in_form(held: Services, record: Transmission, form: Form) -> Path:
 def _file_name(name: str) -> str:
     """A name that a browser may save under: no directories, nothing that cannot be printed."""
     return "".join(letter for letter in name.replace("\\", "/").rpartition("/")[2] if letter.isprintable())
+
+
+@routes.post("/transmissions/{identifier}/sample")
+async def draw_sample(held: Held, identifier: Identifier, wanted: Annotated[SampleRequest, Body()]) -> SampleAnswer:
+    """Feed fair coin flips to the decoder at the state in which it ended, and give what it decodes: a sample of the model.
+
+    The first sample of a transmission decodes it once more; the state is then kept for the next.
+    """
+    record = _verified(held, identifier)
+    spec = CodeSpec.from_fields(record.code.spec)
+    origin, _ = origin_of(held, spec)
+    async with held.pool.worker() as worker:
+        found: Sampled = await worker.ask(
+            SampleJob(
+                spec=spec.canonical_bytes(),
+                transmission=identifier,
+                directory=str(held.store.transmission_directory(identifier)),
+                steps=record.steps,
+                tokens=wanted.tokens,
+                seed=wanted.seed,
+                origin=origin,
+                snapshots=str(held.store.snapshots),
+                max_bytes=held.settings.max_snapshot_bytes,
+            )
+        )
+    drawn = found.sample
+    octets = record.dataset.vocabulary == "bytes"
+    return SampleAnswer(
+        transmission=identifier,
+        steps=record.steps,
+        seed=wanted.seed,
+        position=found.position,
+        tokens=drawn.tokens.tolist(),
+        text=drawn.tokens.astype(np.uint8).tobytes().decode("utf-8", "replace") if octets else None,
+        nll_bits=drawn.nll_units / COST_UNITS_PER_BIT,
+        flips=drawn.flips,
+    )
 
 
 @routes.get(

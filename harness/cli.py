@@ -242,6 +242,63 @@ def curve(
 
 
 @app.command()
+def sample(
+    file: Annotated[Path | None, typer.Argument(help="A file that Alice sends first.")] = None,
+    transmission: Annotated[
+        str | None, typer.Option(help="Or a transmission that Bob has verified; with --alice and --bob.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("-n", "--tokens", min=1, max=65_536, help="How many to draw.")] = 200,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the coin flips; the system's where there is none.")] = None,
+    code: Code = "ngram",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the tokens to this file: octets, or 4 bytes each.")
+    ] = None,
+    as_json: AsJson = False,
+    form: Form = "octets",
+    vocabulary_size: Vocabulary = None,
+    alice: Alice = None,
+    bob: Bob = None,
+    wire: Wire = None,
+) -> None:
+    """Draw a sample: fair coin flips into Bob's decoder, at the state in which it ended."""
+    die = partial(fail, as_json=as_json)
+    if (file is None) == (transmission is None):
+        die(USAGE, "name a FILE to be sent first, or a --transmission")
+    if (alice is None) != (bob is None) or (transmission is not None and bob is None):
+        die(USAGE, "--alice and --bob come together" + (", with --transmission" if transmission is not None else ""))
+    if file is not None:
+        _must_be_readable(file, as_json=as_json)
+    chosen = _code(code, as_json=as_json)
+    with ExitStack() as stack:
+        client = _client(stack, alice, bob, wire, as_json=as_json)
+        if file is not None:
+            dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
+            result = _transmit(client, dataset["id"], chosen, as_json=as_json)
+            if result["state"] != "verified":
+                die(
+                    FAILED,
+                    f"the transmission is {result['state']}: {(result['error'] or {}).get('detail', 'no reason is known')}",
+                )
+            transmission = result["transmission"]
+        drawn = client.sample(str(transmission), tokens, seed)
+    if output is not None:
+        width = 1 if drawn["text"] is not None else 4
+        try:
+            output.write_bytes(b"".join(token.to_bytes(width, "little") for token in drawn["tokens"]))
+        except OSError as error:
+            die(FAILED, f"{output}: cannot be written: {(error.strerror or str(error)).lower()}")
+    if as_json:
+        emit_json(drawn)
+    else:
+        if output is None:
+            emit(drawn["text"] if drawn["text"] is not None else " ".join(map(str, drawn["tokens"])))
+        terminal.say(
+            f"{tokens:,} tokens after token {drawn['position']:,} of the data, at k = {drawn['steps']:,}: "
+            f"-log2 of their interval is {drawn['nll_bits']:,.1f}, {drawn['flips']:,} coin flips were drawn"
+        )
+
+
+@app.command()
 def explain(
     text: Annotated[str, typer.Argument(help="The text to be sent; - for standard input.")],
     code: Code = "ngram",

@@ -19,6 +19,7 @@ from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, Start
 
 _FORMAT: Final = 1
 _PLACES: Final = 200
+_FIRST: Final = 64  # before so many tokens single ones would be seen
 _LAST_PART: Final = 10
 _POINTS: Final = ("code", "assets", "k", "S_0", "S_k", "r_k", "net of |f|", "bits/byte", "z", "seconds", "")
 _ONLINE: Final = ("code", "k", "S_0", "S", "bits/token", "last tenth", "EDL", "final model", "regret", "")
@@ -146,7 +147,7 @@ def summary(costs: npt.NDArray[np.uint32]) -> dict[str, Any]:
     if not count:
         return {"tokens_seen": [0], "bits": [0.0], "final_loss": None, "excess_description_length_bits": None}
     sums = np.cumsum(costs, dtype=np.uint64) / COST_UNITS_PER_BIT
-    places = np.unique(np.rint(np.geomspace(1, count, _PLACES)).astype(np.int64))
+    places = np.unique(np.rint(np.geomspace(min(count, _FIRST), count, _PLACES)).astype(np.int64))
     part = max(1, count // _LAST_PART)
     final_loss = float(costs[-part:].sum(dtype=np.uint64)) / COST_UNITS_PER_BIT / part
     return {

@@ -116,6 +116,11 @@ class Client:
             received = None
         return self._result(sent, received)
 
+    def sample(self, identifier: str, tokens: int, seed: int | None) -> dict[str, Any]:
+        """Tokens that Bob draws from the model as it was at a transmission's end. Raises `RequestError`."""
+        body = {"tokens": tokens, "seed": seed}
+        return self._json("POST", f"{self._urls.bob}/transmissions/{identifier}/sample", json=body)
+
     def costs(self, identifier: str) -> npt.NDArray[np.uint32]:
         """−log2 p of every token, in units of 2^-24 bit, as Bob counted."""
         url = f"{self._urls.bob}/transmissions/{identifier}/bits"

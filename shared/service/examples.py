@@ -84,6 +84,16 @@ EXAMPLES: Final[dict[str, Any]] = {
         "per_token": None,
         "per_block": [{"block": 0, "first": 0, "tokens": 11, "nll_bits": 80.6}],
     },
+    "SampleAnswer": {
+        "transmission": TRANSMISSION["id"],
+        "steps": 1,
+        "seed": 1,
+        "position": 11,
+        "tokens": [104, 101],
+        "text": "he",
+        "nll_bits": 14.2,
+        "flips": 80,
+    },
     "Problem": PROBLEM,
     "Status": {"status": "ok"},
     "Version": {

@@ -19,14 +19,16 @@ from shared.channel.errors import (
 )
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, VERSION, Accept, Ack, Code, Done, Hello, Message
 from shared.channel.states import Role
-from shared.code.models import PRESETS
+from shared.code.models import PRESETS, preset
 from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
+from shared.service.choosing import ChooseJob, candidates, choice_bits, choice_name
 from shared.service.errors import ConflictError, InterruptedTransmissionError
 from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import ConnectionMeter, MeteredClientConnection
 from shared.service.pool import Worker
+from shared.service.records import CodeReference, FBitsRecord, measured_f
 from shared.service.settings import Settings
 from shared.service.snapshots import Origin
 from shared.service.transfer import Conversation, Recorder, side_by_side
@@ -112,11 +114,19 @@ def _refusal(refused: websockets.InvalidStatus) -> RefusedError:
 class Sending:
     """The transmission of one record."""
 
-    def __init__(self, held: Services, recorder: Recorder, spec: CodeSpec, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        held: Services,
+        recorder: Recorder,
+        spec: CodeSpec,
+        origin: Origin | None = None,
+        choose_seconds: float | None = None,
+    ) -> None:
         self._held = held
         self._recorder = recorder
         self._spec = spec
         self._origin = origin
+        self._choose_seconds = choose_seconds
         self._worker: Worker | None = None
 
     async def run(self) -> None:
@@ -151,7 +161,29 @@ class Sending:
         self._recorder.cancel_reason = reason
         self._held.registry.cancel_task(self._recorder.record.id)
 
+    async def choose(self, worker: Worker, seconds: float) -> None:
+        """Try the presets on D's first part, and go on with the best."""
+        record, held = self._recorder.record, self._held
+        vocabulary = record.dataset.as_vocabulary()
+        names = candidates(vocabulary, held.settings.max_model_bytes)
+        found = await worker.ask(
+            ChooseJob(
+                vocabulary=vocabulary,
+                path=str(held.store.object(record.dataset.id)),
+                tokens=record.dataset.tokens or 0,
+                f_bits={name: measured_f(preset(name, vocabulary), held.pool.sources).total for name in names},
+                seconds=seconds,
+            )
+        )
+        self._spec = preset(found["chosen"], vocabulary)
+        name = choice_name(found["chosen"], len(names))
+        record.choice = found["trials"]
+        record.code = CodeReference.of(name, self._spec)
+        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, 0, choice_bits(name)))
+
     async def _transmit(self, worker: Worker) -> str:
+        if self._choose_seconds is not None:
+            await self.choose(worker, self._choose_seconds)
         link = await open_link(self._held.settings)
         self._recorder.connected(link.meter)
         conversation = Conversation(Role.ALICE, link)
@@ -178,7 +210,7 @@ class Sending:
                 tokens=record.dataset.tokens,
                 media_type=record.dataset.media_type,
                 name=record.dataset.name,
-                code=record.code.name if record.code.name in PRESETS else "",
+                code=record.code.name if record.code.name in PRESETS or choice_bits(record.code.name) else "",
                 runtime=runtime_fingerprint(),
             )
         )

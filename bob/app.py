@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from bob.receiving import Receiving, ServerLink
+from bob.shares import Shares, shares
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.spec import CodeSpec
@@ -42,11 +43,12 @@ class BlockBits(BaseModel):
 
 
 class Bits(Transmission):
-    """A transmission's record with costs by token (every `every`-th, averaged, where there are too many) or by block."""
+    """A transmission's record with costs by token (every `every`-th, averaged, if there are too many), by block, or by class."""
 
     every: int | None = None
     per_token: list[float] | None = None
     per_block: list[BlockBits] | None = None
+    per_class: Shares | None = None
 
 
 class SampleRequest(BaseModel):
@@ -190,9 +192,11 @@ async def bits(
     request: Request,
     held: Held,
     identifier: Identifier,
-    per: Annotated[Literal["token", "block"] | None, Query(examples=["block"])] = None,
+    per: Annotated[Literal["token", "block", "class"] | None, Query(examples=["block"])] = None,
 ) -> Response | Bits:
-    """Bit counts: the record, and with `per` the cost of every token or block checked so far.
+    """Bit counts: the record, and with `per` the cost of every token or block checked so far, or of the classes of tokens.
+
+    `per=class`, once the transmission is verified: the bits by kind of token, and the dearest tokens with what is around them.
 
     With `per=token` and `Accept: application/octet-stream` the costs come as they are, unsigned 32-bit little endian, in units
     of 2^-24 bit; as JSON they are averaged over runs of `every` tokens past a million.
@@ -208,6 +212,10 @@ async def bits(
         found.per_block = await asyncio.to_thread(_read_blocks, directory / "blocks.jsonl")
     elif per == "token":
         found.every, found.per_token = await asyncio.to_thread(_read_costs, directory / "costs")
+    elif per == "class":
+        _verified(held, identifier)
+        contents = held.store.object(record.reconstruction.sha256 or "")
+        found.per_class = await asyncio.to_thread(shares, contents, directory / "costs", record.dataset.as_vocabulary())
     return found
 
 

@@ -123,6 +123,9 @@ def transmit(
         print_table(ledger_table([result]))
     for note in result["notes"]:
         terminal.say(note)
+    for one in result["choice"] or ():
+        expected = "time ran out" if one["sk_bits"] is None else f"S_k of about {one['sk_bits'] / 8:,.0f} bytes"
+        terminal.say(f"auto: {one['code']}: {expected}, after {one['tokens']:,} tokens in {one['seconds']:.1f} s")
     if result["state"] != "verified":
         reason = (result["error"] or {}).get("detail", "no reason is known")
         fail(FAILED, f"the transmission is {result['state']}: {reason}")

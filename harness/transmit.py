@@ -209,6 +209,7 @@ class Client:
             "reconstruction": (received or sent)["reconstruction"],
             "error": sent["error"],
             "notes": sent["notes"],
+            "choice": sent["choice"],
         }
 
     def _witness(self, sent: dict[str, Any]) -> dict[str, Any] | None:

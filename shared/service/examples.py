@@ -43,6 +43,7 @@ TRANSMISSION: Final[dict[str, Any]] = {
     "corpus": None,
     "send_f": False,
     "notes": [],
+    "choice": None,
     "steps": 1,
     "tokens_done": 11,
     "f_bits": _F_BITS,
@@ -83,6 +84,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "every": None,
         "per_token": None,
         "per_block": [{"block": 0, "first": 0, "tokens": 11, "nll_bits": 80.6}],
+        "per_class": None,
     },
     "SampleAnswer": {
         "transmission": TRANSMISSION["id"],

@@ -16,6 +16,7 @@ from shared.code.spec import CodeSpec, Start
 from shared.code.vocabulary import MAX_VOCABULARY_SIZE
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, reading_routes
 from shared.service.auth import require_token
+from shared.service.choosing import AUTO
 from shared.service.corpora import corpora_routes, origin_of
 from shared.service.errors import BusyError, ConflictError, MalformedRequestError, NotFoundError, TooLargeError
 from shared.service.forms import Form
@@ -41,7 +42,8 @@ class TransmissionRequest(BaseModel):
     """What to send, and how. `code` is a preset's name or a whole specification; `send_f` sends f's source along.
 
     With `steps` above 0 both sides first train so many segments on `corpus`, which both hold; `regime` says whether k then grows
-    while D is sent, or p^(k) is frozen. All three stay as `code` has them where they are not given.
+    while D is sent, or p^(k) is frozen. All three stay as `code` has them where they are not given. The code `auto` is the preset
+    that codes D's beginning best, of those that get so far within `auto_seconds` together; it starts from nothing, online.
     """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dataset": "b94d27b9…", "code": "ngram"}]})
@@ -52,6 +54,7 @@ class TransmissionRequest(BaseModel):
     corpus: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     steps: int | None = Field(default=None, ge=0, le=1 << 40)
     regime: Literal["online", "frozen"] | None = None
+    auto_seconds: float = Field(default=10.0, gt=0, le=3600)
 
 
 routes = APIRouter(dependencies=[Depends(require_token)], responses=PROBLEMS)
@@ -146,6 +149,7 @@ async def post_transmission(
         code=CodeReference.of(name, spec),
         regime=spec.training.kind,
         corpus=None if spec.start is None else spec.start.corpus,
+        auto_seconds=wanted.auto_seconds if wanted.code == AUTO else None,
         send_f=wanted.send_f,
         f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources, assets)),
     )
@@ -180,7 +184,9 @@ async def _run(app: FastAPI, identifier: str, sending: Sending) -> None:
 
 
 def _resolve(wanted: TransmissionRequest, dataset: Dataset) -> tuple[CodeSpec, str]:
-    spec = spec_of(wanted.code, dataset.as_vocabulary())
+    if wanted.code == AUTO and (wanted.corpus or wanted.steps or wanted.regime == "frozen"):
+        raise MalformedRequestError("auto chooses among codes that learn online and start from nothing")
+    spec = spec_of("ngram" if wanted.code == AUTO else wanted.code, dataset.as_vocabulary())
     if spec.vocabulary != dataset.as_vocabulary():
         raise VocabularyError(f"the code is for m = {spec.vocabulary_size}, the dataset has m = {dataset.vocabulary_size}")
     start = spec.start

@@ -21,15 +21,17 @@ from shared.channel.errors import (
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, VERSION, Accept, Ack, Code, Data, Done, Hello
 from shared.channel.states import Role
 from shared.code.errors import CodelengthError
-from shared.code.models import PRESETS
+from shared.code.models import PRESETS, preset
 from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
+from shared.service.choosing import AUTO, ChooseJob, candidates, choice_bits, choice_name
 from shared.service.corpora import origin_of
 from shared.service.errors import InterruptedTransmissionError, WorkerLostError
 from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import ConnectionMeter, MeteredClientConnection
 from shared.service.pool import Worker
+from shared.service.records import CodeReference, FBitsRecord, measured_f
 from shared.service.retrying import Retrying
 from shared.service.settings import Settings
 from shared.service.transfer import Conversation, Recorder, side_by_side
@@ -220,12 +222,35 @@ class Sending:
                     self._recorder.restart_clock()
                     self._worker = worker
                     try:
+                        if self._recorder.record.code.name == AUTO:
+                            await self._choose(worker)
                         return await self._connect_until_done(worker)
                     finally:
                         self._worker = None
                         await self._drop_coding()
             except WorkerLostError as error:
                 await self._wait_after(error)
+
+    async def _choose(self, worker: Worker) -> None:
+        """Try the presets on D's first part, and go on with the best."""
+        record, held = self._recorder.record, self._held
+        assert record.auto_seconds is not None
+        vocabulary = record.dataset.as_vocabulary()
+        names = candidates(vocabulary, held.settings.max_model_bytes)
+        found = await worker.ask(
+            ChooseJob(
+                vocabulary=vocabulary,
+                path=str(held.store.object(record.dataset.id)),
+                tokens=record.dataset.tokens or 0,
+                f_bits={name: measured_f(preset(name, vocabulary), held.pool.sources).total for name in names},
+                seconds=record.auto_seconds,
+            )
+        )
+        self._spec = preset(found["chosen"], vocabulary)
+        name = choice_name(found["chosen"], len(names))
+        record.choice = found["trials"]
+        record.code = CodeReference.of(name, self._spec)
+        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, 0, choice_bits(name)))
 
     async def _connect_until_done(self, worker: Worker) -> str:
         while True:
@@ -288,7 +313,7 @@ class Sending:
             tokens=record.dataset.tokens,
             media_type=record.dataset.media_type,
             name=record.dataset.name,
-            code=record.code.name if record.code.name in PRESETS else "",
+            code=record.code.name if record.code.name in PRESETS or choice_bits(record.code.name) else "",
             runtime=runtime_fingerprint(),
         )
 

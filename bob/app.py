@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from bob.receiving import Receiving, ServerLink
+from bob.shares import Shares, shares
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL
 from shared.code.arithmetic import COST_UNITS_PER_BIT
+from shared.code.spec import CodeSpec
 from shared.code.vocabulary import to_tokens, token_width
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, problem_response, reading_routes
 from shared.service.auth import require_token, websocket_authorised
-from shared.service.corpora import corpora_routes
+from shared.service.corpora import corpora_routes, origin_of
 from shared.service.errors import ConflictError, NotFoundError, Problem, StorageFullError, UnauthorizedError
 from shared.service.forms import MEDIA_TYPES, Form, form_of, write
 from shared.service.records import Transmission
+from shared.service.sampling import Sampled, SampleJob
 from shared.service.settings import Settings
 
 _MOST_LISTED_TOKENS: Final = 1_000_000
@@ -42,11 +45,38 @@ class BlockBits(BaseModel):
 
 
 class Bits(Transmission):
-    """A transmission's record with costs by token (every `every`-th, averaged, where there are too many) or by block."""
+    """A transmission's record with costs by token (every `every`-th, averaged, if there are too many), by block, or by class."""
 
     every: int | None = None
     per_token: list[float] | None = None
     per_block: list[BlockBits] | None = None
+    per_class: Shares | None = None
+
+
+class SampleRequest(BaseModel):
+    """How many tokens to draw, and the seed of the coin flips; without one the system's are used."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tokens": 200, "seed": 1}]})
+
+    tokens: int = Field(default=200, ge=1, le=65_536)
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+
+
+class SampleAnswer(BaseModel):
+    """Tokens drawn from p^(k) as it was at a transmission's end, D's first `position` tokens before them.
+
+    text: the tokens as UTF-8, where they are octets. nll_bits: −log2 of their interval. flips: coin flips that the decoder took
+    in: as many, and at most 72 more, which are in its register.
+    """
+
+    transmission: str
+    steps: int
+    seed: int | None
+    position: int
+    tokens: list[int]
+    text: str | None
+    nll_bits: float
+    flips: int
 
 
 class DecodedPiece(BaseModel):
@@ -135,6 +165,44 @@ def _file_name(name: str) -> str:
     return "".join(letter for letter in name.replace("\\", "/").rpartition("/")[2] if letter.isprintable())
 
 
+@routes.post("/transmissions/{identifier}/sample")
+async def draw_sample(held: Held, identifier: Identifier, wanted: Annotated[SampleRequest, Body()]) -> SampleAnswer:
+    """Feed fair coin flips to the decoder at the state in which it ended, and give what it decodes: a sample of the model.
+
+    The first sample of a transmission decodes it once more; the state is then kept for the next.
+    """
+    record = _verified(held, identifier)
+    spec = CodeSpec.from_fields(record.code.spec)
+    origin, _ = origin_of(held, spec)
+    async with held.pool.worker() as worker:
+        found: Sampled = await worker.ask(
+            SampleJob(
+                spec=spec.canonical_bytes(),
+                transmission=identifier,
+                reconstruction=str(held.store.object(record.reconstruction.sha256 or "")),
+                length=record.tokens_done,
+                steps=record.steps,
+                tokens=wanted.tokens,
+                seed=wanted.seed,
+                origin=origin,
+                snapshots=str(held.store.snapshots),
+                max_bytes=held.settings.max_snapshot_bytes,
+            )
+        )
+    drawn = found.sample
+    octets = record.dataset.vocabulary == "bytes"
+    return SampleAnswer(
+        transmission=identifier,
+        steps=record.steps,
+        seed=wanted.seed,
+        position=found.position,
+        tokens=drawn.tokens.tolist(),
+        text=drawn.tokens.astype(np.uint8).tobytes().decode("utf-8", "replace") if octets else None,
+        nll_bits=drawn.nll_units / COST_UNITS_PER_BIT,
+        flips=drawn.flips,
+    )
+
+
 @routes.get(
     "/transmissions/{identifier}/bits",
     response_model=Bits,
@@ -144,9 +212,11 @@ async def bits(
     request: Request,
     held: Held,
     identifier: Identifier,
-    per: Annotated[Literal["token", "block"] | None, Query(examples=["block"])] = None,
+    per: Annotated[Literal["token", "block", "class"] | None, Query(examples=["block"])] = None,
 ) -> Response | Bits:
-    """Bit counts: the record, and with `per` the cost of every token or block checked so far.
+    """Bit counts: the record, and with `per` the cost of every token or block checked so far, or of the classes of tokens.
+
+    `per=class`, once the transmission is verified: the bits by kind of token, and the dearest tokens with what is around them.
 
     With `per=token` and `Accept: application/octet-stream` the costs come as they are, unsigned 32-bit little endian, in units
     of 2^-24 bit; as JSON they are averaged over runs of `every` tokens past a million.
@@ -162,6 +232,10 @@ async def bits(
         found.per_block = await asyncio.to_thread(_read_blocks, directory / "blocks.jsonl")
     elif per == "token":
         found.every, found.per_token = await asyncio.to_thread(_read_costs, directory / "costs")
+    elif per == "class":
+        _verified(held, identifier)
+        contents = held.store.object(record.reconstruction.sha256 or "")
+        found.per_class = await asyncio.to_thread(shares, contents, directory / "costs", record.dataset.as_vocabulary())
     return found
 
 

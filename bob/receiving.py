@@ -16,6 +16,7 @@ from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import token_width
 from shared.service.app import Services
+from shared.service.choosing import choice_bits
 from shared.service.corpora import origin_of
 from shared.service.errors import (
     BusyError,
@@ -241,7 +242,7 @@ class Receiving:
             code=CodeReference.of(hello.code or "custom", spec),
             regime=spec.training.kind,
             corpus=None if spec.start is None else spec.start.corpus,
-            f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources, assets)),
+            f_bits=FBitsRecord.of(measured_f(spec, held.pool.sources, assets, choice_bits(hello.code))),
         )
         return record, spec
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 
 from harness.accounts import add, pair
 from shared.service.forms import FORMS
@@ -118,6 +120,21 @@ class Client:
             received = None
         return self._result(sent, received)
 
+    def sample(self, identifier: str, tokens: int, seed: int | None) -> dict[str, Any]:
+        """Tokens that Bob draws from the model as it was at a transmission's end. Raises `RequestError`."""
+        body = {"tokens": tokens, "seed": seed}
+        return self._json("POST", f"{self._urls.bob}/transmissions/{identifier}/sample", json=body)
+
+    def costs(self, identifier: str) -> npt.NDArray[np.uint32]:
+        """−log2 p of every token, in units of 2^-24 bit, as Bob counted."""
+        url = f"{self._urls.bob}/transmissions/{identifier}/bits"
+        try:
+            answer = self._http.get(url, params={"per": "token"}, headers={"Accept": "application/octet-stream"})
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise RequestError(f"{url}: {error}", "unavailable") from None
+        return np.frombuffer(answer.content, dtype="<u4")
+
     def reconstruction(self, identifier: str, path: Path) -> None:
         """Save what Bob decoded, whole or not at all. Raises `RequestError` or `OSError`."""
         temporary = path.with_name(f".{path.name[:200]}.{identifier[:12]}.partial")
@@ -193,6 +210,7 @@ class Client:
             "reconstruction": (received or sent)["reconstruction"],
             "error": sent["error"],
             "notes": sent["notes"],
+            "choice": sent["choice"],
         }
 
     def _witnesses(self, alice: list[dict[str, Any]], bob: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -333,6 +333,11 @@ class Decoder(_Coder):
         """Bytes fed that no decision has needed yet."""
         return max(0, int(self.state[LENGTH]) - int(self.state[HEAD]))
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes taken in so far, with those in the register."""
+        return int(self.state[MOVED]) + min(int(self.state[HEAD]), int(self.state[LENGTH]))
+
     def close(self) -> None:
         """No more input will come: zeros follow."""
         if int(self.state[HEAD]) == 0:

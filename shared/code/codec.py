@@ -21,6 +21,7 @@ from shared.code.vocabulary import Tokens, check_range
 
 _STATE: Final = struct.Struct("<QQQQ")
 _JUDGED_TOKENS: Final = 1000
+_FLIP_BYTES: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +274,39 @@ class Decoder(_Codec):
             raise RuntimeError("the block is not complete")
         self._layout = None
         return layout.flat(layout.grid), layout.flat(layout.costs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Tokens drawn from a model: −log2 of their interval, in units of 2^-24 bit, and the coin flips that the decoder took in."""
+
+    tokens: Tokens
+    nll_units: int
+    flips: int
+
+
+def sample(spec: CodeSpec, predictor: Predictor, tokens: int, stream: int, flips: Callable[[int], bytes]) -> Sample:
+    """Draw tokens from a frozen predictor: decode what fair coin flips say.
+
+    stream: the one that goes on; the others stand still. flips: gives so many bytes of fair flips. They name a place in [0, 1),
+    and the tokens are those in whose interval it lies: each with the probability that the coder gives it.
+    """
+    coder = arithmetic.Decoder()
+    drawn: U32 = np.zeros(tokens, dtype=np.uint32)
+    units = 0
+    for first in range(0, tokens, spec.segment_tokens):
+        rows = min(spec.segment_tokens, tokens - first)
+        grid: U32 = np.zeros((rows, spec.streams), dtype=np.uint32)
+        costs: U32 = np.zeros((rows, spec.streams), dtype=np.uint32)
+        lengths: I64 = np.zeros(spec.streams, dtype=np.int64)
+        lengths[stream] = rows
+        done = 0
+        while (done := predictor.code(grid, lengths, done, coder, costs)) < rows:
+            coder.feed(flips(_FLIP_BYTES))
+        coder.check(first + rows)
+        drawn[first : first + rows] = grid[:, stream]
+        units += int(costs.sum(dtype=np.uint64))
+    return Sample(tokens=drawn, nll_units=units, flips=8 * coder.read_bytes)
 
 
 def first_predictor(spec: CodeSpec) -> Predictor:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from shared.service.errors import StorageFullError, WorkerLostError
 from shared.service.kernels import prepare_kernel_cache
 from shared.service.settings import Settings
-from shared.service.worker import DecodeJob, EncodeJob, Input, Output, Ready
+from shared.service.worker import DecodeJob, EncodeJob, Input, Output, Ready, Task
 
 logger = logging.getLogger("codelength.pool")
 
@@ -59,7 +59,15 @@ class Worker:
         """Whether a job has been started and has not finished."""
         return self._busy
 
-    async def run(self, job: EncodeJob | DecodeJob) -> None:
+    async def ask(self, task: Task) -> Any:
+        """Run a task to its end, and give its result. Raises its error, or `WorkerLostError`."""
+        await self.run(task)
+        result = None
+        async for output in self.outputs():
+            result = output.result
+        return result
+
+    async def run(self, job: EncodeJob | DecodeJob | Task) -> None:
         """Start a job."""
         self._busy = True
         await self._send(job)

@@ -90,7 +90,9 @@ class Transmission(BaseModel):
     steps: k. regime: whether k grows while D is sent. corpus: what both sides trained on before.
     nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
     resuming: whether this side goes on by itself, without being asked.
-    notes: what somebody should know who trusts the result, in sentences.
+    notes: what somebody should know who trusts the result, in sentences. choice: where the code is `auto`, what each
+    candidate made of D's first part: `code`, `tokens`, `nll_bits`, `seconds`, and `sk_bits`, S_k if all of D went so, null where
+    time ran out. auto_seconds: the time for that.
     """
 
     id: str
@@ -101,6 +103,7 @@ class Transmission(BaseModel):
     code: CodeReference
     regime: Literal["online", "frozen"] = "online"
     corpus: str | None = None
+    auto_seconds: float | None = None
     send_f: bool = False
     steps: int = 0
     tokens_done: int = 0
@@ -119,6 +122,7 @@ class Transmission(BaseModel):
     reconstruction: Reconstruction = Field(default_factory=Reconstruction)
     error: dict[str, Any] | None = None
     notes: list[str] = Field(default_factory=list)
+    choice: list[dict[str, Any]] | None = None
     created_at: datetime = Field(default_factory=now)
     finished_at: datetime | None = None
 
@@ -178,9 +182,9 @@ def _code_sources() -> dict[str, tuple[bytes, int]]:
     return found
 
 
-def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]], assets: int = 0) -> FBits:
-    """|f| of a spec whose source archive has been coded, and whose assets are charged `assets` bits."""
-    return FBits(spec=8 * len(spec.canonical_bytes()), source=sources[source_module(spec)][1], assets=assets)
+def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]], assets: int = 0, choice: int = 0) -> FBits:
+    """|f| of a spec whose source archive is coded. assets, choice: bits charged for its assets, and for having been chosen."""
+    return FBits(spec=8 * len(spec.canonical_bytes()) + choice, source=sources[source_module(spec)][1], assets=assets)
 
 
 def codes(sources: dict[str, tuple[bytes, int]]) -> list[Code]:

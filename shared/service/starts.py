@@ -70,27 +70,42 @@ class Snapshots:
         """The predictor at the latest step at or before the spec's k of which a sound snapshot is kept, not frozen."""
         assert spec.start is not None
         family = _family(spec)
-        found: dict[int, Path] = {}
+        found = []
         for path in self._directory.glob(f"{family}-*.state"):
             with contextlib.suppress(ValueError):
-                found[int(path.stem.rpartition("-")[2])] = path
+                found.append(int(path.stem.rpartition("-")[2]))
         for steps in sorted((steps for steps in found if steps <= spec.start.steps), reverse=True):
             predictor = build(spec)
-            try:
-                predictor.restore(_read(found[steps], family, steps))
-            except (StateError, OSError, zlib.error):
-                found[steps].unlink(missing_ok=True)
-                continue
-            if predictor.steps == steps:
-                with contextlib.suppress(OSError):
-                    os.utime(found[steps])
+            if self.restore(predictor, family, steps):
                 return predictor
-            found[steps].unlink(missing_ok=True)
         return None
 
     def keep(self, spec: CodeSpec, predictor: Predictor) -> None:
-        """Keep the state; the least lately used snapshots make room for it."""
-        family = _family(spec)
+        """Keep the state of a predictor that has taken steps of the spec's start."""
+        self.put(predictor, _family(spec))
+
+    def restore(self, predictor: Predictor, family: str, steps: int) -> bool:
+        """Bring a predictor of the same code to the state kept, if it is there and sound; what is not sound is removed.
+
+        After False the predictor may have been changed.
+        """
+        path = self._path(family, steps)
+        try:
+            predictor.restore(_read(path, family, steps))
+            sound = predictor.steps == steps
+        except FileNotFoundError:
+            return False
+        except (StateError, OSError, zlib.error):
+            sound = False
+        with contextlib.suppress(OSError):
+            if sound:
+                os.utime(path)  # used now
+            else:
+                path.unlink(missing_ok=True)
+        return sound
+
+    def put(self, predictor: Predictor, family: str) -> None:
+        """Keep a state under a name and its steps; the least lately used snapshots make room for it."""
         packed = zlib.compress(predictor.state_bytes(), _LEVEL)
         if len(packed) > self._max_bytes:
             return
@@ -98,11 +113,14 @@ class Snapshots:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(_LINE + _signature(family, predictor.steps, packed) + packed)
-            temporary.replace(self._directory / f"{family}-{predictor.steps}.state")
+            temporary.replace(self._path(family, predictor.steps))
         except OSError:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         self._make_room()
+
+    def _path(self, family: str, steps: int) -> Path:
+        return self._directory / f"{family}-{steps}.state"
 
     def _make_room(self) -> None:
         with contextlib.suppress(OSError):  # the other worker may have been quicker

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 import numpy as np
 
@@ -79,6 +79,13 @@ class DecodeJob:
     origin: Origin | None = None
 
 
+class Task(Protocol):
+    """Any other job, which says its `Output` itself. Lives in a module of its own."""
+
+    def run(self, pipe: "Pipe") -> None:
+        """Do it, and say `Output(finished=True, result=…)`. Raises a `CodelengthError`, or `Aborted`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """What a running job is told: how long the log is now, z made durable at Bob's, or to stop, wait, or go on."""
@@ -111,11 +118,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What a job tells: messages for the peer, progress, and at its end the identity of the data, or what went wrong."""
+    """What a job tells: messages for the peer, progress, and at its end the identity of the data, or what went wrong.
+
+    result: what a `Task` was asked for.
+    """
 
     messages: tuple[Message, ...] = ()
     progress: Progress | None = None
     finished: bool = False
+    result: Any = None
     sha256: str | None = None
     error: CodelengthError | None = None
     failure: str | None = None
@@ -480,8 +491,10 @@ def main() -> None:
             try:
                 if isinstance(job, EncodeJob):
                     encode(job, pipe)
-                else:
+                elif isinstance(job, DecodeJob):
                     decode(job, pipe)
+                else:
+                    job.run(pipe)
             except Aborted:
                 pipe.send(Output(finished=True))
             except CodelengthError as error:

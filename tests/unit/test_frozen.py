@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from shared.code.codec import Decoder, Encoder, prepare
+from shared.code.codec import Decoder, Encoder, prepare, sample
 from shared.code.errors import CorpusError, SpecError, StateError
 from shared.code.models import PRESETS, preset
 from shared.code.spec import CodeSpec, IdsVocabulary, Start
@@ -180,3 +180,33 @@ def test_p0_over_ids_that_are_no_power_of_two():
         bits = encode(spec, tokens)[1]
         assert (abs(bits - 300 * math.log2(300)) < 16) == exact
         assert abs(bits - 300 * math.log2(300)) < 300
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_coded_again_costs_its_flips(name):
+    spec = spec_of(name, frozen=True, steps=9)
+    predictor, count = ready(spec) or build_frozen(spec), 100
+    drawn = sample(spec, predictor, count, spec.streams - 1, np.random.default_rng(3).bytes)
+    bits = drawn.nll_units / (1 << 24)
+    assert 0 <= drawn.flips - bits <= 72
+    if spec.streams == 1:
+        assert abs(encode(spec, drawn.tokens, ready(spec) or build_frozen(spec))[1] - bits) <= 64
+
+
+def build_frozen(spec):
+    return Encoder(spec)._predictor
+
+
+def test_calibration():
+    """200,000 tokens drawn from known counts come as often as they should, and cost the entropy."""
+    spec = spec_of("frequency", frozen=True, steps=30)
+    predictor = ready(spec)
+    p = predictor._frequencies / predictor._frequencies.sum()
+    count = 200_000
+    drawn = sample(spec, predictor, count, 0, np.random.default_rng(4).bytes)
+    entropy = -(p * np.log2(p)).sum()
+    deviation = np.sqrt((p * np.log2(p) ** 2).sum() - entropy**2)
+    assert abs(drawn.nll_units / (1 << 24) / count - entropy) < 4 * deviation / np.sqrt(count)
+    expected = p * count
+    chi_squared = ((np.bincount(drawn.tokens, minlength=256) - expected) ** 2 / expected).sum()
+    assert abs(chi_squared - 255) < 4 * np.sqrt(2 * 255)

@@ -61,6 +61,33 @@ def test_bits_and_events(cluster, client):
     assert result["transmission"] in {one["id"] for one in listed}
 
 
+def test_where_the_bits_went(cluster, client):
+    data = b"abc ABC 123\n" * 200 + b"\xff!" + b"abc ABC 123\n" * 50
+    result = client.transmit(client.post_octets(data, "x")["id"], "ngram")
+    url = f"{cluster.bob}/transmissions/{result['transmission']}/bits"
+    found = httpx.get(url, params={"per": "class"}, trust_env=False).json()["per_class"]
+    by_class = {one["name"]: one for one in found["by_class"]}
+    expected = {"lower case": 750, "upper case": 750, "digit": 750, "space": 500, "line end": 250, "punctuation": 1, "control": 0}
+    assert {name: one["tokens"] for name, one in by_class.items()} == {**expected, "octet above 127": 1}
+    for part in ("by_class", "by_novelty"):
+        assert sum(one["tokens"] for one in found[part]) == len(data)
+        assert abs(sum(one["nll_bits"] for one in found[part]) - result["nll_bits"]) < 0.01
+    assert found["by_novelty"][0]["tokens"] == len(set(data))
+    dearest = found["dearest"]
+    assert [one["nll_bits"] for one in dearest] == sorted((one["nll_bits"] for one in dearest), reverse=True)
+    assert dearest[0]["position"] in (2400, 2401)
+    assert "3\n" in dearest[0]["text_before"]
+    assert all(data[one["position"]] == one["token"] for one in dearest)
+    assert all(data[one["position"] - len(one["before"]) : one["position"]] == bytes(one["before"]) for one in dearest)
+    ids = httpx.post(
+        f"{cluster.alice}/datasets", json={"vocabulary_size": 9, "tokens": [1] * 120 + [2, 3, 3]}, trust_env=False
+    ).json()
+    result = client.transmit(ids["id"], "frequency")
+    url = f"{cluster.bob}/transmissions/{result['transmission']}/bits"
+    found = httpx.get(url, params={"per": "class"}, trust_env=False).json()["per_class"]
+    assert [one["tokens"] for one in found["by_class"]] == [1, 2, 0, 120]
+
+
 def test_custom_spec(client):
     spec = {"model": {"kind": "ngram", "order": 2, "table_bits": 12}, "block_tokens": 1000}
     assert client.transmit(client.post_octets(TEXT, "x")["id"], spec)["state"] == "verified"

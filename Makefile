@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo console test check check-long check-torch check-gpu bench docs clean
+.PHONY: demo console test check check-long check-torch check-gpu bench curves docs clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -45,6 +45,11 @@ check-gpu: $(STAMP)      ## the golden vectors on CUDA, and Alice on it with Bob
 bench: $(STAMP)          ## measure; DATA=DIR (else the sample), CODES=a,b, LABEL=NAME
 	$(BIN)/python -m benchmarks.run $(if $(DATA),--data $(DATA)) $(if $(CODES),--codes $(CODES)) $(if $(LABEL),--label $(LABEL))
 	$(BIN)/python -m benchmarks.networks
+
+curves: $(STAMP)         ## the picture of docs/mathematics.md: make curves FILE=alice29.txt CORPUS=asyoulik.txt, of the Canterbury corpus
+	@test -n "$(FILE)" -a -n "$(CORPUS)" || { echo "say of what: make curves FILE=alice29.txt CORPUS=asyoulik.txt"; exit 2; }
+	$(BIN)/codelength curve $(FILE) --corpus $(CORPUS) --code ngram,mixing,recurrent --steps 0,1,3,10,30,100,245 \
+	    --online --png docs/curves.png
 
 docs: $(STAMP)           ## rewrite the generated parts of docs/
 	$(BIN)/python -m harness.document docs/protocol.md

@@ -19,7 +19,7 @@ from shared.service.kernels import prepare_kernel_cache, ready_for
 PATH: Final = Path(__file__).parent / "golden" / "presets.json"
 _SIZES: Final = (256, 1000, 1 << 20)
 _NETWORK_SIZES: Final = (256, 1000)
-_NETWORK_TOKENS: Final = 3_000
+_SLOW_TOKENS: Final = 3_000
 _MADE_WITH: Final = "made with"
 
 
@@ -30,17 +30,18 @@ def compute(only: Collection[str] | None = None) -> dict[str, Any]:
     """
     from shared.code.codec import Encoder
     from shared.code.models import PRESETS, preset
-    from shared.code.spec import NETWORKS, BytesVocabulary, IdsVocabulary
+    from shared.code.spec import NETWORKS, BytesVocabulary, EnsembleModel, IdsVocabulary
 
     out: dict[str, Any] = {}
     for name in PRESETS:
         network = isinstance(preset(name).model, NETWORKS)
+        slow = network or isinstance(preset(name).model, EnsembleModel)
         for size in _NETWORK_SIZES if network else _SIZES:
             if only is not None and f"{name} m={size}" not in only:
                 continue
             spec = preset(name, BytesVocabulary() if size == 256 else IdsVocabulary(size=size))
             ready_for(spec)
-            tokens = _tokens(size)[: _NETWORK_TOKENS if network else None]
+            tokens = _tokens(size)[: _SLOW_TOKENS if slow else None]
             encoder = Encoder(spec)
             z = b"".join(encoder.drain() for _ in encoder.encode_block(tokens))
             bits = encoder.finish()

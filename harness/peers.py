@@ -4,16 +4,14 @@ A template's words may contain {input}, {packed} and {output}; a command without
 output. Commands run in a directory of their own, without a shell, one core each where the program can be told so.
 """
 
-import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 
 class PeerError(Exception):
@@ -94,19 +92,26 @@ def _digest(path: Path) -> bytes:
 
 def _run(template: str, names: dict[str, str], made: str, place: Path) -> dict[str, Any]:
     words = [word.format(**names) for word in template.split()]
-    output = None if f"{{{made}}}" in template else place / names[made]
-    with (output or Path(os.devnull)).open("wb") as sink, (place / "said").open("wb") as said:
-        started = time.perf_counter()
-        process = subprocess.Popen(words, cwd=place, stdin=subprocess.DEVNULL, stdout=sink, stderr=said)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0 or not (place / names[made]).is_file():
-        last = (place / "said").read_text(errors="replace").strip().rpartition("\n")[2]
-        raise PeerError(f"{' '.join(words)}: exit status {process.returncode}: {last}")
+    output = "" if f"{{{made}}}" in template else names[made]
+    launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, output, *words]
+    done = subprocess.run(launch, cwd=place, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not (place / names[made]).is_file():
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise PeerError(f"{' '.join(words)}: exit status {done.returncode}: {last}")
+    seconds, processor_seconds, peak = map(float, done.stdout.split())
     unit = 1 if sys.platform == "darwin" else 1024
-    return {
-        "seconds": seconds,
-        "processor_seconds": used.ru_utime + used.ru_stime,
-        "peak_memory_bytes": unit * used.ru_maxrss,
-    }
+    return {"seconds": seconds, "processor_seconds": processor_seconds, "peak_memory_bytes": unit * int(peak)}
+
+
+# A process's peak memory begins with that of the one that started it: so a small one starts the command, and tells.
+_LAUNCH: Final = """
+import os, sys, time
+output, *words = sys.argv[1:]
+flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+actions = [(os.POSIX_SPAWN_OPEN, 1, output or os.devnull, flags, 0o600)]
+started = time.perf_counter()
+_, status, used = os.wait4(os.posix_spawnp(words[0], words, os.environ, file_actions=actions), 0)
+seconds = time.perf_counter() - started
+print(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(max(os.waitstatus_to_exitcode(status), 0) or int(status != 0))
+"""

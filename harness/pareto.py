@@ -78,10 +78,12 @@ def draw(results: list[Entry], file: str, place: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "codelength"
+    mpl.rcParams.update({"svg.hashsalt": "codelength", "svg.fonttype": "none"})
     from matplotlib import pyplot as plt
 
     rows = [one for one in results if one["file"] == file]
+    least = min(one["size_bytes"] for one in rows)
+    rows = [one for one in rows if one["size_bytes"] < 2 * least]  # uniform and frequency would flatten the rest
     figure, axes = plt.subplots(figsize=(9, 5.5))
     points = []
     for one in rows:

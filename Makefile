@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo console test check check-long check-torch check-gpu bench curves docs clean
+.PHONY: demo console test check check-long check-torch check-gpu bench bench-networks curves docs clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -42,8 +42,12 @@ check-torch:             ## the golden vectors under another torch: make check-t
 check-gpu: $(STAMP)      ## the golden vectors on CUDA, and Alice on it with Bob on the CPU; says so where there is none
 	$(BIN)/python -m pytest -q -rs tests/golden/test_gpu.py
 
-bench: $(STAMP)          ## measure; DATA=DIR (else the sample), CODES=a,b, LABEL=NAME
-	$(BIN)/python -m benchmarks.run $(if $(DATA),--data $(DATA)) $(if $(CODES),--codes $(CODES)) $(if $(LABEL),--label $(LABEL))
+bench: $(STAMP)          ## measure; DATA=DIR, CODES=a,b, FILES=a,b, LABEL=NAME; what docs/results has is not measured again
+	@test -n "$(DATA)" || { echo "say what: make bench DATA=DIR"; exit 2; }
+	$(BIN)/codelength bench --data $(DATA) --out docs/results $(if $(CODES),--codes $(CODES)) $(if $(FILES),--files $(FILES)) $(if $(LABEL),--label $(LABEL)) > /dev/null
+	$(BIN)/python -m benchmarks.tables
+
+bench-networks: $(STAMP) ## steps of the networks: native, float64, int8
 	$(BIN)/python -m benchmarks.networks
 
 curves: $(STAMP)         ## the picture of docs/mathematics.md: make curves FILE=alice29.txt CORPUS=asyoulik.txt, of the Canterbury corpus

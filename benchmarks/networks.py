@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.run import ROOT, machine, rewrite
+from benchmarks.tables import ROOT, rewrite
+from harness.bench import machine
 from harness.sample import sample_text
 from shared.service.kernels import prepare_kernel_cache
 

@@ -69,7 +69,7 @@ Corpus = Annotated[
 ]
 Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
 _MEMORY = "512M"
-_TOO_SLOW_FOR_A_DEMO = ("transformer", "transformer-tables")
+_TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
 
 @app.command()
@@ -166,6 +166,81 @@ def compare(
         print_table(comparison.rows(results, sizes, others))
     if any(result["state"] != "verified" for result in results):
         fail(FAILED, "not every transmission was verified")
+
+
+@app.command()
+def bench(
+    data: Annotated[Path, typer.Option(help="A directory of files, those in directories below included.")],
+    codes: Annotated[
+        str | None, typer.Option(help="Presets, maybe with :int8, :float64 or :native; all presets if not given; - for none.")
+    ] = None,
+    files: Annotated[str | None, typer.Option(help="Names of files, separated by commas; all if not given.")] = None,
+    peers: Annotated[
+        str | None, typer.Option(help="Names of peers, separated by commas; all installed ones if not given.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with further peers: [[peer]] name, compress, decompress.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of every competitor over a file; the fastest counts.")] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what OUT already has.")] = False,
+    out: Annotated[Path, typer.Option(help="Where LABEL.json, LABEL.md and LABEL.svg are written.")] = Path("bench"),
+    label: Annotated[str | None, typer.Option(help="The name of the results; the directory's if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure codes and other compressors over the files of a directory: sizes, speeds, memory; tables and a picture."""
+    from harness import bench as benching
+    from harness import pareto
+    from harness import peers as others
+    from harness.cluster import StartError
+    from harness.transmit import LedgerError, RequestError
+
+    die = partial(fail, as_json=as_json)
+    chosen, known = _bench_codes(codes, as_json=as_json), list(others.PEERS)
+    try:
+        if config is not None:
+            known += others.read(config)
+        missing = [peer.name for peer in known if not peer.installed]
+        wanted = [peer.name for peer in known] if peers is None else _names(peers)
+        unknown = [name for name in wanted if name not in {peer.name for peer in known}]
+        if unknown:
+            die(USAGE, f"no peer is called {', '.join(unknown)}; there are {', '.join(peer.name for peer in known)}")
+        rivals = [peer for peer in known if peer.name in wanted and peer.installed]
+        for name in missing:
+            terminal.say(f"not installed: {name}")
+        name = label or data.resolve().name
+        found = benching.files(data, None if files is None else _names(files))
+        with benching.Bench(out / f"{name}.json", terminal.say) as run:
+            run.run(found, chosen, rivals, rounds, again=again)
+            results = run.document["results"]
+    except (benching.BenchError, others.PeerError) as error:
+        die(FAILED, str(error))
+    except StartError as error:
+        die(UNAVAILABLE, str(error))
+    except LedgerError as error:
+        die(LEDGER, str(error))
+    except RequestError as error:
+        die(_status(error), str(error), slug=error.slug)
+    pareto.draw(results, pareto.shown_file(results), out / f"{name}.svg")
+    report = pareto.document(results, f"{name}.svg")
+    (out / f"{name}.md").write_text(report, encoding="utf-8")
+    emit_json(run.document) if as_json else terminal.emit(report)
+
+
+def _names(text: str) -> list[str]:
+    return [] if text == "-" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _bench_codes(codes: str | None, *, as_json: bool) -> list[str]:
+    from harness.bench import VARIANTS
+    from shared.code.models import PRESETS
+    from shared.code.spec import NETWORKS
+
+    chosen = list(PRESETS) if codes is None else _names(codes)
+    for code in chosen:
+        name, _, variant = code.partition(":")
+        if name not in PRESETS:
+            fail(USAGE, f"no preset is called {name}; there are {', '.join(PRESETS)}", as_json=as_json, slug="unknown-code")
+        if variant and (variant not in VARIANTS or not isinstance(PRESETS[name].model, NETWORKS)):
+            fail(USAGE, f"{code}: only networks have variants, {', '.join(VARIANTS)}", as_json=as_json)
+    return chosen
 
 
 @app.command()

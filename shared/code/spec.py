@@ -78,10 +78,7 @@ class NgramModel(_Part):
         return (32 << self.table_bits) + (1 << 20)
 
 
-class MixingModel(_Part):
-    """Statistics of many contexts and the longest match, mixed by gated linear networks, one binary decision at a time."""
-
-    kind: Literal["mixing"] = "mixing"
+class _Mixing(_Part):
     contexts: int = Field(default=24, ge=1, le=36, description="how many of the list of contexts are used")
     sets: int = Field(default=6, ge=1, le=12, description="mixers of the first layer")
     table_mebibytes: int = Field(default=224, ge=1, le=2048)
@@ -92,6 +89,25 @@ class MixingModel(_Part):
         """Upper bound of the model's tables."""
         del vocabulary_size
         return (self.table_mebibytes << 20) + (5 << self.history_bits) + (11 << 20)
+
+
+class MixingModel(_Mixing):
+    """Statistics of many contexts and the longest match, mixed by gated linear networks, one binary decision at a time."""
+
+    kind: Literal["mixing"] = "mixing"
+
+
+class EnsembleModel(_Mixing):
+    """The same, with the predictions of a small LSTM over octets, trained online, among what is mixed."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    width: int = Field(default=160, ge=8, le=168, multiple_of=8, description="cells of each of the LSTM's two layers")
+    seed: int = Field(default=1, ge=0, lt=1 << 20)
+
+    def memory_bytes(self, vocabulary_size: int) -> int:
+        """Upper bound of the tables, the LSTM's weights and its activations of a segment."""
+        weights = self.width * (9 * self.width + 3600) + 256
+        return super().memory_bytes(vocabulary_size) + 10 * weights + 1600 * self.width + (1 << 20)
 
 
 class Tables(_Part):
@@ -166,7 +182,8 @@ class TransformerModel(_Network):
 NETWORKS = (RecurrentModel, TransformerModel)
 
 Model = Annotated[
-    UniformModel | FrequencyModel | NgramModel | MixingModel | RecurrentModel | TransformerModel, Field(discriminator="kind")
+    UniformModel | FrequencyModel | NgramModel | MixingModel | EnsembleModel | RecurrentModel | TransformerModel,
+    Field(discriminator="kind"),
 ]
 
 
@@ -257,7 +274,7 @@ class CodeSpec(_Part):
         else:
             model = self.model.memory_bytes(self.vocabulary_size)
         frozen = self.frozen and not isinstance(self.model, UniformModel | FrequencyModel | NgramModel)
-        history = 4 << (self.model.history_bits if isinstance(self.model, MixingModel) else 22)
+        history = 4 << (self.model.history_bits if isinstance(self.model, _Mixing) else 22)
         return model + 16 * self.block_tokens + 256 * self.segment_tokens + frozen * history
 
     @property

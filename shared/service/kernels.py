@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import shared.code
-from shared.code.spec import NETWORKS, CodeSpec
+from shared.code.spec import NETWORKS, CodeSpec, EnsembleModel
 
 PACKAGE = "shared.code"
 
@@ -58,11 +58,11 @@ def prepare_kernel_cache(directory: Path | None = None) -> Path:
 
 
 def ready_for(spec: CodeSpec) -> None:
-    """Make this process ready to compute a spec: for a network, threads and the back end of its products.
+    """Make this process ready to compute a spec: for one with floats in it, threads and the back end of its products.
 
     Raises `MachineError` where this machine would not be exact.
     """
-    if isinstance(spec.model, NETWORKS):
+    if isinstance(spec.model, (*NETWORKS, EnsembleModel)):
         from shared.service.backends import prepare
 
         prepare()

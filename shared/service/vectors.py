@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATH: Final = Path(__file__).parent / "golden" / "presets.json"
 _SIZES: Final = (256, 1000, 1 << 20)
 _NETWORK_SIZES: Final = (256, 1000)
-_NETWORK_TOKENS: Final = 3_000
+_SLOW_TOKENS: Final = 3_000
 _CORPUS_TOKENS: Final = 1_500
 _STARTED: Final = {
     "frequency m=256 frozen": ("frequency", True, 2),
@@ -31,6 +31,7 @@ _STARTED: Final = {
     "mixing m=256 frozen": ("mixing", True, 2),
     "recurrent m=256 frozen": ("recurrent", True, 4),
     "recurrent m=256 started": ("recurrent", False, 4),
+    "ensemble m=256 frozen": ("ensemble", True, 2),
     "transformer-tables m=256 frozen": ("transformer-tables", True, 7),
 }
 """Codes that start from a corpus: preset, whether frozen, and steps, which go past its end."""
@@ -43,16 +44,17 @@ def compute(only: Collection[str] | None = None) -> dict[str, Any]:
     Also of some codes that start from a corpus. only: keys of the result to be computed; all if not given.
     """
     from shared.code.models import PRESETS, preset
-    from shared.code.spec import NETWORKS, BytesVocabulary, IdsVocabulary
+    from shared.code.spec import NETWORKS, BytesVocabulary, EnsembleModel, IdsVocabulary
 
     out: dict[str, Any] = {}
     for name in PRESETS:
         network = isinstance(preset(name).model, NETWORKS)
+        slow = network or isinstance(preset(name).model, EnsembleModel)
         for size in _NETWORK_SIZES if network else _SIZES:
             if only is not None and f"{name} m={size}" not in only:
                 continue
             spec = preset(name, BytesVocabulary() if size == 256 else IdsVocabulary(size=size))
-            out[f"{name} m={size}"] = _compute(spec, _tokens(size)[: _NETWORK_TOKENS if network else None])
+            out[f"{name} m={size}"] = _compute(spec, _tokens(size)[: _SLOW_TOKENS if slow else None])
     for key, (name, frozen, steps) in _STARTED.items():
         if only is None or key in only:
             out[key] = _compute_started(preset(name), frozen=frozen, steps=steps)

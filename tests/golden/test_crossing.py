@@ -20,8 +20,8 @@ from shared.service import vectors
 from tests.support import NETWORK_PRESETS
 
 GOLDEN, _ = vectors.golden()
-NETWORKS = [name for name in GOLDEN if name.split()[0] in NETWORK_PRESETS]
-SHORT = [name for name in NETWORKS if name.endswith("m=256") and "tables" not in name] + ["recurrent m=256 frozen"]
+NETWORKS = [name for name in GOLDEN if name.split()[0] in ("ensemble", *NETWORK_PRESETS)]
+SHORT = ["recurrent m=256", "transformer m=256", "recurrent m=256 frozen"]
 VARIABLES = (
     "ATEN_CPU_CAPABILITY", "CODELENGTH_PRODUCTS", "CODELENGTH_WORKER_THREADS", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS",
     "NUMBA_CPU_FEATURES", "NUMBA_CPU_NAME", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.code.codec import Encoder
-from shared.code.models import build
+from shared.code.models import build, lstm
 from shared.code.models.mixing_contexts import MEMO_WORDS, RECORD
-from shared.code.spec import CodeSpec, MixingModel
+from shared.code.spec import CodeSpec, EnsembleModel, MixingModel
 from shared.code.vocabulary import to_tokens
 from tests.support import decode, encode
 
@@ -38,11 +38,12 @@ def check_round_trip(spec: CodeSpec, tokens, chunk: int = 4096) -> bytes:
 
 @pytest.mark.parametrize("m", [1, 2, 3, 16, 17, 255, 256, 257, 300, 70_000, 1 << 20])
 @pytest.mark.parametrize("chunk", [1, 4096])
-def test_every_vocabulary(m, chunk):
+@pytest.mark.parametrize("model", [{}, {"kind": "ensemble", "width": 8}], ids=["mixing", "ensemble"])
+def test_every_vocabulary(m, chunk, model):
     tokens = np.minimum(np.random.default_rng(m).geometric(0.05, 1500), m - 1).astype(np.uint32)
     tokens[700:800] = tokens[:100]
     tokens[900:903] = m - 1
-    z = check_round_trip(spec_of(m), tokens, chunk)
+    z = check_round_trip(spec_of(m, **model), tokens, chunk)
     assert m > 1 or z == b""
 
 
@@ -60,10 +61,11 @@ PIECES = st.one_of(
     sets=st.integers(1, 12),
     history_bits=st.integers(10, 14),
     match_minimum=st.integers(1, 32),
+    lstm=st.sampled_from([{}, {}, {"kind": "ensemble", "width": 8, "seed": 0}, {"kind": "ensemble", "width": 168, "seed": 7}]),
     chunk=st.sampled_from([1, 7, 4096]),
 )
-def test_any_octets_under_any_spec(data, contexts, sets, history_bits, match_minimum, chunk):
-    spec = spec_of(256, contexts=contexts, sets=sets, history_bits=history_bits, match_minimum=match_minimum)
+def test_any_octets_under_any_spec(data, contexts, sets, history_bits, match_minimum, lstm, chunk):
+    spec = spec_of(256, contexts=contexts, sets=sets, history_bits=history_bits, match_minimum=match_minimum, **lstm)
     check_round_trip(spec, np.frombuffer(data, dtype=np.uint8).astype(np.uint32), chunk)
 
 
@@ -121,11 +123,36 @@ def test_digest_sees_the_table():
     assert models[0].digest() == models[1].digest()
 
 
+def test_the_lstm_learns_and_its_view_helps():
+    words = np.random.default_rng(4).choice([b"river ", b"rivet ", b"arrive ", b"over "], 700)
+    tokens = to_tokens(b"".join(words), spec_of(256).vocabulary)
+    few = {"contexts": 1, "sets": 1, "match_minimum": 32}
+    alone, together = (encode(spec_of(256, **few, **more), tokens)[1] for more in ({}, {"kind": "ensemble", "width": 64}))
+    assert together < 0.97 * alone
+
+
+def test_no_sum_of_the_lstm_leaves_32_bits():
+    """At the widest, with every weight, output and slope at its limit: the sums are those of Python's integers."""
+    width = lstm.WIDEST
+    h, w, back, share, error = 1023, 4096, 1023, 2047, 1 << 13
+    assert 2 * width * w * h < 1 << 31
+    assert 3 * width * w * back < 1 << 31
+    assert lstm.SYMBOLS * w * share < 1 << 31
+    assert lstm.SPAN * error * h < 1 << 31
+    out = np.zeros(2, dtype=np.float32)
+    lstm._times(out, np.full((2, 2 * width), w, dtype=np.int16), np.full(2 * width, h, dtype=np.int16))
+    assert np.array_equal(out, np.full(2, np.float32(2 * width * w * h * 2.0**-20)))
+    raw = np.zeros(2, dtype=np.int32)
+    lstm._back(raw, np.full((3 * width, 2), -w, dtype=np.int16), np.full(3 * width, back, dtype=np.int16))
+    assert np.array_equal(raw, np.full(2, -3 * width * w * back))
+    assert EnsembleModel.model_fields["width"].metadata[1].le == width
+
+
 @pytest.mark.parametrize("fields", [{}, {"contexts": 36, "sets": 12}, {"contexts": 1, "sets": 1, "table_mebibytes": 2}])
 def test_memory_bound_holds(fields):
     model = MixingModel(**fields) if fields.get("table_mebibytes") else MixingModel(table_mebibytes=1, **fields)
-    spec = CodeSpec(model=model)
-    assert len(build(spec).state_bytes()) <= model.memory_bytes(256)
+    for one in (model, EnsembleModel(**model.model_dump(exclude={"kind"}))):
+        assert len(build(CodeSpec(model=one)).state_bytes()) <= one.memory_bytes(256)
 
 
 def test_the_default_holds_at_most_256_mebibytes():

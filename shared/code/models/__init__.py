@@ -8,6 +8,7 @@ from shared.code.models.base import Predictor
 from shared.code.spec import (
     BytesVocabulary,
     CodeSpec,
+    EnsembleModel,
     FrequencyModel,
     MixingModel,
     Model,
@@ -41,6 +42,11 @@ PRESETS: dict[str, Preset] = {
             name="mixing-large",
             summary="the same with 36 kinds of context and more mixers",
             model=MixingModel(contexts=36, sets=12, table_mebibytes=448, match_minimum=6),
+        ),
+        Preset(
+            name="ensemble",
+            summary="mixing-large with the predictions of a small LSTM among what is mixed",
+            model=EnsembleModel(contexts=36, sets=12, table_mebibytes=448, match_minimum=6),
         ),
         Preset(
             name="recurrent",
@@ -108,6 +114,10 @@ def build(spec: CodeSpec) -> Predictor:
             from shared.code.models.mixing import Mixing
 
             return Mixing(spec.vocabulary_size, model)
+        case EnsembleModel() as model:
+            from shared.code.models.ensemble import Ensemble
+
+            return Ensemble(spec.vocabulary_size, model)
         case RecurrentModel():
             from shared.code.models.recurrent import Recurrent
 

@@ -20,7 +20,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from math import isqrt
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ from shared.code.models.mixing_contexts import (
     follow,
     gather,
 )
-from shared.code.spec import MixingModel
+from shared.code.spec import EnsembleModel, MixingModel
 
 U16 = npt.NDArray[np.uint16]
 
@@ -62,6 +62,7 @@ _PER_CONTEXT: Final = 3
 _EXTRA: Final = 4  # inputs: two of the match, a constant, and one whose weight counts a set's updates
 _FIRST_WEIGHTS: Final = (168_000, 168_000, 144_000)
 _FIRST_MATCH_WEIGHT: Final = 10_000
+_FIRST_OTHER_WEIGHT: Final = 16_000
 _SET: Final = 256
 _FINAL: Final = 16  # weights of a layer 2 mixer
 _FINAL_GATES: Final = (0, 5, 7)  # partial token, kinds of the tokens before, word
@@ -72,6 +73,38 @@ _STEPS: Final = 33  # of a probability map's row
 _MAP_RATE: Final = np.int32(6)
 _ROWS: Final = 1 << 16
 _PAGE: Final = 1024  # words
+
+
+class Machine(NamedTuple):
+    """The tables and mixers, and room to work in."""
+
+    slots: U32
+    maps: U32
+    match_map: U32
+    weights: I32
+    finals: I32
+    refine: U16
+    memo: U64
+    orders: U64
+    follow1: U32
+    follow2: U32
+    ring: U32
+    recent: U32  # the ring; once frozen, a copy: contexts move on, what matches are found in does not
+    end: I64  # [1]: −1; once frozen, where the ring ends
+    table: U32
+    scores: I32
+    hashes: U64
+    found: I64
+    checks: U32
+    words: U32
+    x: I32
+    selected: I64
+    outputs: I32
+    gates: I64
+
+
+_FROZEN: Final = frozenset({"recent", "end"})  # part of the state once frozen
+_WORK: Final = frozenset({"hashes", "found", "checks", "words", "x", "selected", "outputs", "gates"})
 
 
 def _squash_table() -> I32:
@@ -202,6 +235,18 @@ def _adapt(maps: U32, place: np.uint64, bit: np.int64, limit: int) -> None:
 
 
 @kernel
+def _ask(tree: I64, known: np.int64, partial: np.int64, x: I32) -> None:
+    """The inputs of the other model: its logit, and p − 1/2."""
+    if known >= 8:
+        x[0], x[1] = np.int32(0), np.int32(0)
+        return
+    logit = (np.int64(log2_units(np.uint64(tree[2 * partial + 1]))) - np.int64(log2_units(np.uint64(tree[2 * partial])))) >> 17
+    logit = min(max(logit, np.int64(-_LIMIT)), np.int64(_LIMIT))
+    x[0] = np.int32(logit)
+    x[1] = (_SQUASH[np.uint64(logit + 2048)] - _HALF) >> np.int32(6)
+
+
+@kernel
 def _mix(weights: I32, selected: I64, x: I32, outputs: I32) -> None:
     """Layer 1: the logit of each mixer."""
     stride = len(x)
@@ -247,127 +292,114 @@ def _train_finals(finals: I32, gates: I64, outputs: I32, error: np.int64) -> Non
 
 
 @kernel
-def _code(
-    tokens: U32,
-    start: int,
-    state: U64,
-    buffer: U8,
-    costs: U32,
-    size: int,
-    bits: int,
-    slots: U32,
-    maps: U32,
-    match_map: U32,
-    weights: I32,
-    finals: I32,
-    refine: U16,
-    memo: U64,
-    orders: U64,
-    follow1: U32,
-    follow2: U32,
-    ring: U32,
-    recent: U32,
-    table: U32,
-    scores: I32,
-    contexts: int,
-    sets: int,
-    minimum: int,
-    end: np.int64,
-) -> int:
-    nibbles = (bits + 3) // 4
-    octets = size <= 256
+def code_token(
+    token: np.int64, machine: Machine, size: int, bits: int, minimum: int, tree: I64, state: U64, buffer: U8
+) -> tuple[np.int64, np.uint64]:
+    """Code one token and, unless frozen, learn from it; returns it and its cost. A decoder's `token` is ignored.
+
+    tree: what another model believes of the token's top 8 bits, as shares: node i's is that of nodes 2i and 2i + 1, the root is 1
+    and the leaves are 256 … 511. Empty if there is none; otherwise its logit and p − 1/2 are inputs, too.
+    """
+    slots, maps, match_map, refine = machine.slots, machine.maps, machine.match_map, machine.refine
+    weights, finals = machine.weights, machine.finals
+    memo, ring, recent, end = machine.memo, machine.ring, machine.recent, machine.end[0]
     learn = bool(end < 0)
+    hashes, found, checks, words = machine.hashes, machine.found, machine.checks, machine.words
+    x, selected, outputs, gates = machine.x, machine.selected, machine.outputs, machine.gates
+    nibbles = (bits + 3) // 4
+    base = _PER_CONTEXT * len(hashes)
     ring_mask = np.int64(len(ring) - 1)
-    hashes = np.zeros(contexts, dtype=np.uint64)
-    found = np.zeros(contexts, dtype=np.int64)
-    checks = np.zeros(contexts, dtype=np.uint32)
-    words = np.zeros(contexts, dtype=np.uint32)
-    base = _PER_CONTEXT * contexts
-    x = np.zeros((base + _EXTRA + 15) // 16 * 16, dtype=np.int32)
-    x[base + 2] = np.int32(256)
-    selected = np.zeros(sets, dtype=np.int64)
-    outputs = np.zeros(sets, dtype=np.int32)
-    gates = np.zeros(16, dtype=np.int64)
+    position = np.int64(memo[POSITION])
+    strength = bucket(np.int64(memo[LENGTH]))
+    expected = np.int64(ring[np.int64(memo[MATCH]) & ring_mask]) if strength > 0 else np.int64(0)
+    gather(hashes, memo, machine.orders, machine.follow1, machine.follow2, recent, np.uint64(expected), np.uint64(strength))
+    c1 = np.int64(recent[(position - 1) & ring_mask])
+    c2 = np.int64(recent[(position - 2) & ring_mask])
+    gates[2] = c1 & 255
+    gates[3] = c2 & 255
+    gates[5] = np.int64(memo[CLASSES] & np.uint64(255))
+    gates[7] = np.int64((memo[WORD] * PHI) >> np.uint64(56))
+    gates[8] = np.int64(memo[MARKS] & np.uint64(255))
+    gates[9] = np.int64((memo[WORD_BEFORE] * PHI) >> np.uint64(56))
+    gates[10] = np.int64(((memo[CLASSES] & np.uint64(0xFFFF)) * PHI) >> np.uint64(56))
+    gates[11] = expected & 255
+    older = np.int64((memo[CLASSES] >> np.uint64(2)) & np.uint64(31)) << 3
+    value = np.int64(0)  # the bits known so far
+    cost = np.uint64(0)
+    for nibble in range(nibbles):
+        path = np.uint64(0) if nibble == 0 else np.uint64(value + (1 << (4 * nibble)))
+        _locate(slots, hashes, found, checks, path, learn)
+        longest = np.int64(0)
+        for i in range(1, min(ORDERS, len(hashes))):
+            if slots[np.uint64(found[i] + 1)] & _COUNT:
+                longest = np.int64(i)
+        node = np.int64(1)
+        for depth in range(4):
+            below = 4 * (nibbles - nibble) - depth - 1  # bits below this one
+            bit = np.int64(0)
+            if ((2 * value + 1) << below) < size:
+                known = bits - 1 - below
+                partial = ((np.int64(1) << known) | value if known < 8 else node + 16 * nibble) & 255
+                _inputs(slots, maps, found, node, words, x)
+                sign, length = np.int32(0), np.int64(0)
+                if strength > 0 and (expected >> (below + 1)) == value:
+                    sign = np.int32(2 * ((expected >> below) & 1) - 1)
+                    length = strength
+                p = np.int32(match_map[length] >> np.uint32(16))
+                x[base] = sign * _STRETCH[p >> 4]
+                x[base + 1] = (sign * (p - _HALF)) >> np.int32(6)
+                if len(tree) > 0:
+                    _ask(tree, np.int64(known), partial, x[base + 3 :])
+                gates[0] = partial
+                gates[1] = length * 8 + (below & 7)
+                gates[4] = longest * 32 + min(nibble, 1) * 16 + node
+                gates[6] = older | (below & 7)
+                for s in range(len(selected)):
+                    selected[s] = _SET * s + gates[s]
+                _mix(weights, selected, x, outputs)
+                logit = _settle(finals, gates, outputs)
+                mixed = np.int64(_SQUASH[logit + 2048])
+                # probability maps
+                step, part = (logit + 2048) >> 7, (logit + 2048) & 127
+                key = np.uint64(c2) << np.uint64(40) | np.uint64(c1) << np.uint64(20) | np.uint64(partial)
+                row1 = (c1 & 255) << 8 | partial
+                row2 = _ROWS + np.int64((key * PHI) >> np.uint64(48))
+                at1 = row1 * _STEPS + step
+                at2 = row2 * _STEPS + step
+                p1 = (np.int64(refine[at1]) * (128 - part) + np.int64(refine[at1 + 1]) * part) >> 7
+                p2 = (np.int64(refine[at2]) * (128 - part) + np.int64(refine[at2 + 1]) * part) >> 7
+                ones = min(max((mixed + p1 + 2 * p2 + 2) >> 2, np.int64(1)), np.int64(65535))
+                coded, units = code_bit(state, buffer, np.uint64((token >> below) & 1), np.uint64(ones), np.uint64(65536))
+                cost += units
+                bit = np.int64(coded)
+                if learn:
+                    at1 += part >> 6
+                    at2 += part >> 6
+                    refine[at1] = np.uint16(np.int64(refine[at1]) + ((65535 * bit - np.int64(refine[at1])) >> _MAP_RATE))
+                    refine[at2] = np.uint16(np.int64(refine[at2]) + ((65535 * bit - np.int64(refine[at2])) >> _MAP_RATE))
+                    _train_finals(finals, gates, outputs, ((bit << 16) - mixed) * _FINAL_RATE)
+                    _train(weights, selected, x, outputs, bit)
+                    if length > 0:
+                        _adapt(match_map, np.uint64(length), np.int64(bit == (expected >> below) & 1), 1000)
+                    _learn(slots, maps, found, node, words, bit)
+            node = 2 * node + bit
+            value = 2 * value + bit
+    history = machine.orders, machine.follow1, machine.follow2, ring, recent, machine.table, machine.scores
+    follow(value, size <= 256, minimum, memo, *history, end)
+    return value, cost
+
+
+@kernel
+def _code(
+    tokens: U32, start: int, state: U64, buffer: U8, costs: U32, machine: Machine, size: int, bits: int, minimum: int
+) -> int:
+    nobody = np.zeros(0, dtype=np.int64)
     for row in range(start, tokens.shape[0]):
         if starved(state, np.uint64(bits)):
             return row
-        token = np.int64(tokens[row, 0])
-        position = np.int64(memo[POSITION])
-        strength = bucket(np.int64(memo[LENGTH]))
-        expected = np.int64(ring[np.int64(memo[MATCH]) & ring_mask]) if strength > 0 else np.int64(0)
-        gather(hashes, memo, orders, follow1, follow2, recent, np.uint64(expected), np.uint64(strength))
-        c1 = np.int64(recent[(position - 1) & ring_mask])
-        c2 = np.int64(recent[(position - 2) & ring_mask])
-        gates[2] = c1 & 255
-        gates[3] = c2 & 255
-        gates[5] = np.int64(memo[CLASSES] & np.uint64(255))
-        gates[7] = np.int64((memo[WORD] * PHI) >> np.uint64(56))
-        gates[8] = np.int64(memo[MARKS] & np.uint64(255))
-        gates[9] = np.int64((memo[WORD_BEFORE] * PHI) >> np.uint64(56))
-        gates[10] = np.int64(((memo[CLASSES] & np.uint64(0xFFFF)) * PHI) >> np.uint64(56))
-        gates[11] = expected & 255
-        older = np.int64((memo[CLASSES] >> np.uint64(2)) & np.uint64(31)) << 3
-        value = np.int64(0)  # the bits known so far
-        cost = np.uint64(0)
-        for nibble in range(nibbles):
-            path = np.uint64(0) if nibble == 0 else np.uint64(value + (1 << (4 * nibble)))
-            _locate(slots, hashes, found, checks, path, learn)
-            longest = np.int64(0)
-            for i in range(1, min(ORDERS, contexts)):
-                if slots[np.uint64(found[i] + 1)] & _COUNT:
-                    longest = np.int64(i)
-            node = np.int64(1)
-            for depth in range(4):
-                below = 4 * (nibbles - nibble) - depth - 1  # bits below this one
-                bit = np.int64(0)
-                if ((2 * value + 1) << below) < size:
-                    known = bits - 1 - below
-                    partial = ((np.int64(1) << known) | value if known < 8 else node + 16 * nibble) & 255
-                    _inputs(slots, maps, found, node, words, x)
-                    sign, length = np.int32(0), np.int64(0)
-                    if strength > 0 and (expected >> (below + 1)) == value:
-                        sign = np.int32(2 * ((expected >> below) & 1) - 1)
-                        length = strength
-                    p = np.int32(match_map[length] >> np.uint32(16))
-                    x[base] = sign * _STRETCH[p >> 4]
-                    x[base + 1] = (sign * (p - _HALF)) >> np.int32(6)
-                    gates[0] = partial
-                    gates[1] = length * 8 + (below & 7)
-                    gates[4] = longest * 32 + min(nibble, 1) * 16 + node
-                    gates[6] = older | (below & 7)
-                    for s in range(sets):
-                        selected[s] = _SET * s + gates[s]
-                    _mix(weights, selected, x, outputs)
-                    logit = _settle(finals, gates, outputs)
-                    mixed = np.int64(_SQUASH[logit + 2048])
-                    # probability maps
-                    step, part = (logit + 2048) >> 7, (logit + 2048) & 127
-                    key = np.uint64(c2) << np.uint64(40) | np.uint64(c1) << np.uint64(20) | np.uint64(partial)
-                    row1 = (c1 & 255) << 8 | partial
-                    row2 = _ROWS + np.int64((key * PHI) >> np.uint64(48))
-                    at1 = row1 * _STEPS + step
-                    at2 = row2 * _STEPS + step
-                    p1 = (np.int64(refine[at1]) * (128 - part) + np.int64(refine[at1 + 1]) * part) >> 7
-                    p2 = (np.int64(refine[at2]) * (128 - part) + np.int64(refine[at2 + 1]) * part) >> 7
-                    ones = min(max((mixed + p1 + 2 * p2 + 2) >> 2, np.int64(1)), np.int64(65535))
-                    coded, units = code_bit(state, buffer, np.uint64((token >> below) & 1), np.uint64(ones), np.uint64(65536))
-                    cost += units
-                    bit = np.int64(coded)
-                    if learn:
-                        at1 += part >> 6
-                        at2 += part >> 6
-                        refine[at1] = np.uint16(np.int64(refine[at1]) + ((65535 * bit - np.int64(refine[at1])) >> _MAP_RATE))
-                        refine[at2] = np.uint16(np.int64(refine[at2]) + ((65535 * bit - np.int64(refine[at2])) >> _MAP_RATE))
-                        _train_finals(finals, gates, outputs, ((bit << 16) - mixed) * _FINAL_RATE)
-                        _train(weights, selected, x, outputs, bit)
-                        if length > 0:
-                            _adapt(match_map, np.uint64(length), np.int64(bit == (expected >> below) & 1), 1000)
-                        _learn(slots, maps, found, node, words, bit)
-                node = 2 * node + bit
-                value = 2 * value + bit
+        value, cost = code_token(np.int64(tokens[row, 0]), machine, size, bits, minimum, nobody, state, buffer)
         tokens[row, 0] = value
         costs[row, 0] = cost
-        follow(value, octets, minimum, memo, orders, follow1, follow2, ring, recent, table, scores, end)
     return tokens.shape[0]
 
 
@@ -383,77 +415,71 @@ def _used(slots: U32) -> U8:
     return used
 
 
+def new_machine(model: MixingModel | EnsembleModel, others: int) -> Machine:
+    """A machine that knows nothing; `others` is how many models beside it are asked, 0 or 1."""
+    table_bytes, history_bits, contexts, sets = model.table_mebibytes << 20, model.history_bits, model.contexts, model.sets
+    memory = np.zeros(table_bytes + 2 * LINE_BYTES, dtype=np.uint8)  # untouched pages cost nothing
+    aligned = -memory.ctypes.data % LINE_BYTES
+    base = _PER_CONTEXT * contexts
+    inputs = (base + _EXTRA + 2 * others + 15) // 16 * 16
+    weights = np.zeros((_SET * sets, inputs), dtype=np.int32)
+    weights[:, :base] = np.tile(np.array(_FIRST_WEIGHTS, dtype=np.int32) // max(contexts, 8), contexts)
+    weights[:, base : base + 2] = _FIRST_MATCH_WEIGHT
+    if others:
+        weights[:, base + 3] = _FIRST_OTHER_WEIGHT
+    memo = np.zeros(MEMO_WORDS, dtype=np.uint64)
+    memo[RECORD] = 1
+    x = np.zeros(inputs, dtype=np.int32)
+    x[base + 2] = 256
+    ring = np.zeros(1 << history_bits, dtype=np.uint32)
+    row = _SQUASH[np.clip(np.arange(_STEPS) * 128, 1, 4095)].astype(np.uint16)
+    return Machine(
+        slots=memory[aligned : aligned + table_bytes + LINE_BYTES].view(np.uint32),  # the last line stays empty
+        maps=np.tile(_history_table(), contexts),
+        match_map=np.full(32, 3 << 30, dtype=np.uint32),
+        weights=weights.reshape(-1),
+        finals=np.full(len(_FINAL_GATES) * _SET * _FINAL, 65536 // sets, dtype=np.int32),
+        refine=np.tile(row, 2 * _ROWS),
+        memo=memo,
+        orders=np.zeros(ORDERS + 1, dtype=np.uint64),
+        follow1=np.zeros(1 << 8, dtype=np.uint32),
+        follow2=np.zeros(1 << 16, dtype=np.uint32),
+        ring=ring,
+        recent=ring,
+        end=np.full(1, -1, dtype=np.int64),
+        table=np.zeros(1 << (history_bits - 2), dtype=np.uint32),
+        scores=np.zeros(LAGS, dtype=np.int32),
+        hashes=np.zeros(contexts, dtype=np.uint64),
+        found=np.zeros(contexts, dtype=np.int64),
+        checks=np.zeros(contexts, dtype=np.uint32),
+        words=np.zeros(contexts, dtype=np.uint32),
+        x=x,
+        selected=np.zeros(sets, dtype=np.int64),
+        outputs=np.zeros(sets, dtype=np.int32),
+        gates=np.zeros(16, dtype=np.int64),
+    )
+
+
 class Mixing(Predictor):
     """The contexts, table and mixers of a `MixingModel`."""
 
-    def __init__(self, vocabulary_size: int, model: MixingModel) -> None:
+    def __init__(self, vocabulary_size: int, model: MixingModel | EnsembleModel, others: int = 0) -> None:
         self._size = vocabulary_size
         self._bits = (vocabulary_size - 1).bit_length()
         self.max_decisions = self._bits
-        self._contexts, self._sets, self._minimum = model.contexts, model.sets, model.match_minimum
-        table_bytes, history_bits = model.table_mebibytes << 20, model.history_bits
-        contexts, sets = model.contexts, model.sets
-        memory = np.zeros(table_bytes + 2 * LINE_BYTES, dtype=np.uint8)  # untouched pages cost nothing
-        aligned = -memory.ctypes.data % LINE_BYTES
-        self._slots = memory[aligned : aligned + table_bytes + LINE_BYTES].view(np.uint32)  # the last line stays empty
-        self._maps = np.tile(_history_table(), contexts)
-        self._match_map = np.full(32, 3 << 30, dtype=np.uint32)
-        base = _PER_CONTEXT * contexts
-        weights = np.zeros((_SET * sets, (base + _EXTRA + 15) // 16 * 16), dtype=np.int32)
-        weights[:, :base] = np.tile(np.array(_FIRST_WEIGHTS, dtype=np.int32) // max(contexts, 8), contexts)
-        weights[:, base : base + 2] = _FIRST_MATCH_WEIGHT
-        self._weights = weights.reshape(-1)
-        self._finals = np.full(len(_FINAL_GATES) * _SET * _FINAL, 65536 // sets, dtype=np.int32)
-        row = _SQUASH[np.clip(np.arange(_STEPS) * 128, 1, 4095)].astype(np.uint16)
-        self._refine = np.tile(row, 2 * _ROWS)
-        self._memo = np.zeros(MEMO_WORDS, dtype=np.uint64)
-        self._memo[RECORD] = 1
-        self._orders = np.zeros(ORDERS + 1, dtype=np.uint64)
-        self._follow1 = np.zeros(1 << 8, dtype=np.uint32)
-        self._follow2 = np.zeros(1 << 16, dtype=np.uint32)
-        self._ring = np.zeros(1 << history_bits, dtype=np.uint32)
-        self._recent = self._ring  # once frozen, a copy: contexts move on, what matches are found in does not
-        self._end = np.full(1, -1, dtype=np.int64)  # where the ring ends, once frozen
-        self._table = np.zeros(1 << (history_bits - 2), dtype=np.uint32)
-        self._scores = np.zeros(LAGS, dtype=np.int32)
+        self._minimum = model.match_minimum
+        self._machine = new_machine(model, others)
 
     def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
         del lengths
-        return int(
-            _code(
-                tokens,
-                start,
-                coder.state,
-                coder.buffer,
-                costs,
-                self._size,
-                self._bits,
-                self._slots,
-                self._maps,
-                self._match_map,
-                self._weights,
-                self._finals,
-                self._refine,
-                self._memo,
-                self._orders,
-                self._follow1,
-                self._follow2,
-                self._ring,
-                self._recent,
-                self._table,
-                self._scores,
-                self._contexts,
-                self._sets,
-                self._minimum,
-                self._end[0],
-            )
-        )
+        parameters = self._machine, self._size, self._bits, self._minimum
+        return int(_code(tokens, start, coder.state, coder.buffer, costs, *parameters))
 
     def freeze(self) -> None:
         """Fix p^(k): contexts go on in a copy of the ring, matches are found in what it was."""
         super().freeze()
-        self._recent = self._ring.copy()
-        self._end[0] = np.int64(self._memo[POSITION])
+        self._machine = self._machine._replace(recent=self._machine.ring.copy())
+        self._machine.end[0] = np.int64(self._machine.memo[POSITION])
 
     def digest(self) -> bytes:
         """SHA-256 of the steps and the arrays; of the table, of the numbers and contents of its pages other than zero."""
@@ -471,20 +497,6 @@ class Mixing(Predictor):
         return digest.digest()
 
     def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        fixed: dict[str, npt.NDArray[Any]] = {"recent": self._recent, "end": self._end} if self.frozen else {}
-        return {
-            **fixed,
-            "finals": self._finals,
-            "follow1": self._follow1,
-            "follow2": self._follow2,
-            "maps": self._maps,
-            "match_map": self._match_map,
-            "memo": self._memo,
-            "orders": self._orders,
-            "refine": self._refine,
-            "ring": self._ring,
-            "scores": self._scores,
-            "slots": self._slots[:-_LINE],
-            "table": self._table,
-            "weights": self._weights,
-        }
+        left_out = _WORK if self.frozen else _WORK | _FROZEN
+        found = {name: array for name, array in self._machine._asdict().items() if name not in left_out}
+        return found | {"slots": self._machine.slots[:-_LINE]}

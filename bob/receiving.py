@@ -181,7 +181,8 @@ class Receiving:
             self.recorder.restart_clock()
             sha256 = await self._receive(worker, hello, spec, heard)
         store = self._held.store
-        store.adopt(store.transmission_directory(record.id) / "reconstruction.partial", sha256)
+        with _full_disk_told():
+            store.adopt(store.transmission_directory(record.id) / "reconstruction.partial", sha256)
         record.dataset = record.dataset.model_copy(
             update={
                 "id": sha256,

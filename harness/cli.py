@@ -19,6 +19,7 @@ from harness import terminal
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
+    from harness.simulation import Simulation
     from harness.transmit import Client, RequestError
     from shared.code.spec import CodeSpec
 
@@ -60,6 +61,7 @@ MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refu
 Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
 Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
 Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
+Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
 Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
@@ -79,17 +81,21 @@ def transmit(
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
+    channel: Channel = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
     _must_be_readable(file, as_json=as_json)
+    simulation = _simulation(channel, private=alice is None, as_json=as_json)
     if (alice is None) != (bob is None):
         die(USAGE, "--alice and --bob come together")
     chosen = _code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, as_json=as_json)
+        client = _client(stack, alice, bob, wire, as_json=as_json, channel=channel)
         dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
         result = _transmit(client, dataset["id"], chosen, send_f=send_f, as_json=as_json)
+        if channel is not None and simulation is not None:
+            result["channel"] = {"description": channel, "seconds": simulation.compare(result)}
         if save is not None and result["state"] == "verified":
             try:
                 client.reconstruction(result["transmission"], save)
@@ -101,6 +107,9 @@ def transmit(
         from harness.report import ledger_table, print_table
 
         print_table(ledger_table([result]))
+        if "channel" in result:
+            times = result["channel"]["seconds"]
+            emit(f"over this channel {times['with_model']:.1f} s with the model, {times['without_model']:.1f} s without")
     for note in result["notes"]:
         terminal.say(note)
     if result["state"] != "verified":
@@ -409,8 +418,28 @@ def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
         fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
 
 
+def _simulation(channel: str | None, *, private: bool, as_json: bool) -> "Simulation | None":
+    from harness.simulation import ChannelError, Simulation
+
+    if channel is None:
+        return None
+    if not private:
+        fail(USAGE, "--channel is for private services; a running wire is told by CODELENGTH_WIRE_CHANNEL", as_json=as_json)
+    try:
+        return Simulation.parse(channel)
+    except ChannelError as error:
+        fail(USAGE, f"--channel: {error}", as_json=as_json)
+
+
 def _client(
-    stack: ExitStack, alice: str | None, bob: str | None, wire: str | None, *, as_json: bool = False, patience: float | None = 5.0
+    stack: ExitStack,
+    alice: str | None,
+    bob: str | None,
+    wire: str | None,
+    *,
+    as_json: bool = False,
+    patience: float | None = 5.0,
+    channel: str | None = None,
 ) -> "Client":
     import time
 
@@ -424,7 +453,7 @@ def _client(
                 wait_ready(url, deadline, patience=patience)
             urls = Urls(alice=alice, bob=bob, wire=wire)
         else:
-            cluster = stack.enter_context(Cluster())
+            cluster = stack.enter_context(Cluster(own={"wire": {"CODELENGTH_WIRE_CHANNEL": channel or ""}}))
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)

@@ -77,12 +77,14 @@ class Transmission(BaseModel):
     """One transmission as one side sees it. Bits are exact sums; rates are null where they are undefined.
 
     steps: k. nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
+    queue_position: 1 for the next one, where the state is `queued`.
     resuming: whether this side goes on by itself, without being asked.
     notes: what somebody should know who trusts the result, in sentences.
     """
 
     id: str
     state: State = "queued"
+    queue_position: int | None = None
     resuming: bool = False
     sent_z_bytes: int = Field(default=0, description="how far z was ever sent, or received")
     dataset: Dataset

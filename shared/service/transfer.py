@@ -190,6 +190,7 @@ class Recorder:
     def running(self, *, paused: bool = False) -> None:
         """It goes on."""
         self.record.error, self.record.resuming, self.record.finished_at = None, False, None
+        self.record.queue_position = None
         self.state("paused" if paused else "running")
 
     def failed(self, error: BaseException) -> None:

@@ -120,7 +120,7 @@ class Receiving:
         if recorder is not None:
             identifier = recorder.record.id
             if error is not None and not recorder.record.reconstruction.verified:
-                recorder.failed(error)
+                recorder.failed(error, curable=error is self._conversation.nonsense)
             match recorder.record.state:
                 case "cancelled":
                     self._held.store.empty_transmission(identifier)

@@ -8,9 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 
-from shared.channel.messages import Block, Check, Data, Message, Prepared
-
-_PART_BYTES = 1 << 16
+from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, Message, Prepared
 
 
 class Outbox:
@@ -59,21 +57,24 @@ class Outbox:
         self._next = 0
         return self._from == (records, z_bytes)
 
-    async def take(self) -> tuple[Message, ...]:
-        """The next messages to send, at least one; at most about 64 KiB of z."""
-        while not (out := self.take_made()):
+    async def take(self, part_bytes: int = MAX_DATA_BYTES) -> tuple[Message, ...]:
+        """The next messages to send, at least one, together not much more than `part_bytes`: DATA that is larger is cut."""
+        while not (out := self.take_made(part_bytes)):
             self._grown.clear()
             await self._grown.wait()
         return out
 
-    def take_made(self) -> tuple[Message, ...]:
+    def take_made(self, part_bytes: int = MAX_DATA_BYTES) -> tuple[Message, ...]:
         """The same without waiting: none if all that was made has been sent."""
         out: list[Message] = []
         size = 0
-        while self._next < len(self._kept) and size < _PART_BYTES:
+        while self._next < len(self._kept) and size < part_bytes:
             message = self._kept[self._next]
+            if isinstance(message, Data) and len(message.z) > part_bytes:
+                self._kept[self._next] = Data(z=message.z[part_bytes:])
+                self._kept.insert(self._next, message := Data(z=message.z[:part_bytes]))
             size += len(message.z) if isinstance(message, Data) else 64
-            if out and size > _PART_BYTES:
+            if out and size > part_bytes:
                 break
             out.append(message)
             self._next += 1

@@ -12,13 +12,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from alice.outbox import Outbox
 from shared.channel.errors import (
     CancelledTransmissionError,
+    ChannelError,
     DigestMismatchError,
     PeerLostError,
     RefusedError,
     UnexpectedMessageError,
     VersionError,
 )
-from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, VERSION, Accept, Ack, Code, Data, Done, Hello
+from shared.channel.messages import CHANNEL_PATH, MAX_DATA_BYTES, SUBPROTOCOL, VERSION, Accept, Ack, Code, Data, Done, Hello
 from shared.channel.states import Role
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
@@ -38,6 +39,7 @@ from shared.service.transfer import Conversation, Recorder, side_by_side
 from shared.service.worker import EncodeJob, reset_peak_memory
 
 _TELL_SECONDS: Final = 5.0
+_LEAST_PART_BYTES: Final = 256
 
 
 class ClientLink:
@@ -112,11 +114,14 @@ async def open_link(settings: Settings) -> ClientLink:
     return ClientLink(connection)
 
 
-def _refusal(refused: websockets.InvalidStatus) -> RefusedError:
+def _refusal(refused: websockets.InvalidStatus) -> ChannelError:
+    """What Bob means. An answer that is not his may come from something that stands before him, or from damage."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         document = json.loads(refused.response.body or b"")
-        return RefusedError(str(document["type"]).rpartition(":")[2], str(document["detail"]))
-    return RefusedError("", f"the websocket handshake was answered with HTTP {refused.response.status_code}")
+        slug = str(document["type"]).rpartition(":")[2]
+        if slug in ("unauthorized", "version-mismatch", "busy"):
+            return RefusedError(slug, str(document["detail"]))
+    return PeerLostError(f"the websocket handshake was answered with HTTP {refused.response.status_code}")
 
 
 class _Coding:
@@ -160,6 +165,8 @@ class Sending:
         self._coding: _Coding | None = None
         self._retrying = Retrying(held.settings.retry_seconds)
         self._connected = False
+        self._reached, self._offered = (0, 0), False  # what Bob held at the last ACCEPT, and whether there was one
+        self._part_bytes = MAX_DATA_BYTES  # of one DATA: less where connections break before one is through
         self._may_run = asyncio.Event()
         if recorder.record.state != "paused":
             self._may_run.set()
@@ -330,6 +337,12 @@ class Sending:
         if answer.block != 0:
             raise UnexpectedMessageError(f"ACCEPT from block {answer.block}", "sending with one code")
         coding = await self._coding_from(worker, answer)
+        if (answer.records, answer.z_bytes) > self._reached:
+            self._retrying.progress()
+            self._part_bytes = min(2 * self._part_bytes, MAX_DATA_BYTES)
+        elif self._reached > (0, 0) or self._offered:
+            self._part_bytes = max(self._part_bytes // 4, _LEAST_PART_BYTES)
+        self._reached, self._offered = (answer.records, answer.z_bytes), True
         conversation.high_z_bytes = record.sent_z_bytes = max(record.sent_z_bytes, answer.z_bytes)
         if record.send_f and answer.z_bytes == answer.records == 0:
             archive, _ = self._held.pool.sources[source_module(spec)]
@@ -353,7 +366,7 @@ class Sending:
         async def send() -> None:
             channel = conversation.channel
             while True:
-                messages = await coding.outbox.take()
+                messages = await coding.outbox.take(self._part_bytes)
                 size = sum(len(message.z) for message in messages if isinstance(message, Data))
                 while size > channel.credit_bytes:
                     credit.clear()

@@ -124,7 +124,7 @@ class Receiving:
         if recorder is not None:
             identifier = recorder.record.id
             if error is not None and not recorder.record.reconstruction.verified:
-                recorder.failed(error)
+                recorder.failed(error, curable=error is self._conversation.nonsense)
             match recorder.record.state:
                 case "cancelled":
                     self._held.store.empty_transmission(identifier)
@@ -185,7 +185,8 @@ class Receiving:
             self.recorder.restart_clock()
             sha256 = await self._receive(worker, hello, spec, heard)
         store = self._held.store
-        store.adopt(store.transmission_directory(record.id) / "reconstruction.partial", sha256)
+        with _full_disk_told():
+            store.adopt(store.transmission_directory(record.id) / "reconstruction.partial", sha256)
         record.dataset = record.dataset.model_copy(
             update={
                 "id": sha256,

@@ -25,6 +25,11 @@ class Counted:
         """Whether it ended in order at both ends, and both counts are final."""
         return all(end is not None and end["final"] and not end["broken"] for end in (self.alice, self.bob))
 
+    @property
+    def counted(self) -> bool:
+        """Whether one end at least has a final count."""
+        return any(end is not None and end["final"] for end in (self.alice, self.bob))
+
 
 def pair(alice: list[dict[str, Any]], bob: list[dict[str, Any]], wire: list[dict[str, Any]]) -> list[Counted]:
     """The records of the same connections, by their addresses: Alice's, the wire's on both of its sides, Bob's."""

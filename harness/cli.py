@@ -20,6 +20,7 @@ from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emi
 
 if TYPE_CHECKING:
     from harness.cluster import Cluster
+    from harness.simulation import Simulation
     from harness.transmit import Client, RequestError
     from shared.code.spec import CodeSpec
 
@@ -61,6 +62,7 @@ MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refu
 Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
 Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
 Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
+Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
 Corpus = Annotated[
@@ -90,10 +92,12 @@ def transmit(
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
+    channel: Channel = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
     _must_be_readable(file, as_json=as_json)
+    simulation = _simulation(channel, private=alice is None, as_json=as_json)
     if (alice is None) != (bob is None):
         die(USAGE, "--alice and --bob come together")
     if regime not in (None, "online", "frozen"):
@@ -104,13 +108,17 @@ def transmit(
         _must_be_readable(corpus, as_json=as_json)
     chosen = _code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, warm=chosen if isinstance(chosen, str) else "", as_json=as_json)
+        client = _client(
+            stack, alice, bob, wire, warm=chosen if isinstance(chosen, str) else "", channel=channel, as_json=as_json
+        )
         dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
         training: dict[str, Any] = {} if regime is None else {"regime": regime}
         if corpus is not None:
             held = _post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
             training |= {"corpus": held["id"], "steps": steps}
         result = _transmit(client, dataset["id"], chosen, send_f=send_f, training=training, as_json=as_json)
+        if channel is not None and simulation is not None:
+            result["channel"] = {"description": channel, "seconds": simulation.compare(result)}
         if save is not None and result["state"] == "verified":
             try:
                 client.reconstruction(result["transmission"], save)
@@ -122,6 +130,9 @@ def transmit(
         from harness.report import ledger_table, print_table
 
         print_table(ledger_table([result]))
+        if "channel" in result:
+            times = result["channel"]["seconds"]
+            emit(f"over this channel {times['with_model']:.1f} s with the model, {times['without_model']:.1f} s without")
     for note in result["notes"]:
         terminal.say(note)
     for one in result["choice"] or ():
@@ -558,15 +569,36 @@ def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
         fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
 
 
-def _cluster(stack: ExitStack, *, warm: str | None = None, as_json: bool = False, console_port: int | None = None) -> "Cluster":
+def _cluster(
+    stack: ExitStack,
+    *,
+    warm: str | None = None,
+    channel: str | None = None,
+    as_json: bool = False,
+    console_port: int | None = None,
+) -> "Cluster":
     """Private services, with the presets that `warm` names loaded (all if None), and the console where it is given a port."""
     from harness.cluster import Cluster, StartError
 
     known = None if warm is None else [name for name in _preset_names("") if name in warm.split(",")]
+    own = {"wire": {"CODELENGTH_WIRE_CHANNEL": channel or ""}}
     try:
-        return stack.enter_context(Cluster(warm=known, console_port=console_port))
+        return stack.enter_context(Cluster(warm=known, own=own, console_port=console_port))
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)
+
+
+def _simulation(channel: str | None, *, private: bool, as_json: bool) -> "Simulation | None":
+    from harness.simulation import ChannelError, Simulation
+
+    if channel is None:
+        return None
+    if not private:
+        fail(USAGE, "--channel is for private services; a running wire is told by CODELENGTH_WIRE_CHANNEL", as_json=as_json)
+    try:
+        return Simulation.parse(channel)
+    except ChannelError as error:
+        fail(USAGE, f"--channel: {error}", as_json=as_json)
 
 
 def _client(
@@ -576,6 +608,7 @@ def _client(
     wire: str | None,
     *,
     warm: str | None = None,
+    channel: str | None = None,
     as_json: bool = False,
     patience: float | None = 5.0,
     cluster: "Cluster | None" = None,
@@ -593,7 +626,7 @@ def _client(
                 wait_ready(url, deadline, patience=patience)
             urls = Urls(alice=alice, bob=bob, wire=wire)
         else:
-            cluster = cluster or _cluster(stack, warm=warm, as_json=as_json)
+            cluster = cluster or _cluster(stack, warm=warm, channel=channel, as_json=as_json)
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)

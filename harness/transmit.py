@@ -180,9 +180,10 @@ class Client:
             wire[name], found = add(connections, name, witnessed=self._urls.wire is not None)
             quarrels += [f"{name}: {line}" for line in found]
         wire["final"] = bool(sent["wire"]["final"] and received is not None and received["wire"]["final"])
-        if sent["state"] == "verified":  # what crossed more than once, exactly, whoever was killed meanwhile
+        if sent["state"] == "verified":  # what crossed more than once; null where both services died before they had counted
             one = wire["alice_to_bob"]
-            one["retransmitted_bytes"] = max(0, one["z_bytes"] - -(-sent["z_bits"] // 8))
+            again = max(0, one["z_bytes"] - -(-sent["z_bits"] // 8))
+            one["retransmitted_bytes"] = again if all(connection.counted for connection in connections) else None
             if wire["final"] and quarrels:
                 raise LedgerError("; ".join(quarrels))
         dataset = {name: sent["dataset"][name] for name in ("sha256", "tokens", "vocabulary_size", "bytes")}

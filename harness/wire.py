@@ -1,6 +1,7 @@
 """The wire: a TCP relay between Alice and Bob that counts, and knows nothing of either. Its counts are the witness's.
 
-Bytes pass unchanged, ends of streams and resets too. Counts are read over HTTP, by the client's address.
+Bytes pass unchanged, ends of streams and resets too, unless it is told to simulate a worse channel (`simulation`); then what
+arrived is counted. Counts are read over HTTP, by the client's address.
 """
 
 import asyncio
@@ -8,12 +9,14 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import uvicorn
@@ -22,6 +25,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
+from harness.simulation import Broken, ChannelError, SimulatedConnection, Simulation
 from harness.terminal import UNAVAILABLE, USAGE
 from harness.versions import package_version
 
@@ -63,7 +67,9 @@ class ConnectionList(BaseModel):
 class Relay:
     """Listens, and connects every client to the upstream."""
 
-    def __init__(self, upstream_host: str, upstream_port: int) -> None:
+    def __init__(self, upstream_host: str, upstream_port: int, simulation: Simulation | None = None) -> None:
+        self._simulation = simulation
+        self._connections = 0
         self.passages: OrderedDict[str, Passage] = OrderedDict()
         self._upstream = upstream_host, upstream_port
 
@@ -79,13 +85,22 @@ class Relay:
             writer.transport.abort()
         else:
             passage.upstream = _address(up_writer.get_extra_info("sockname"))
-            there = asyncio.ensure_future(self._carry(reader, up_writer, passage, "client_to_upstream_bytes"))
-            back = asyncio.ensure_future(self._carry(up_reader, writer, passage, "upstream_to_client_bytes"))
+            carry = self._carry
+            if self._simulation is not None:
+                carry = partial(self._simulate, SimulatedConnection(self._simulation, self._connections))
+            self._connections += 1
+            there = asyncio.ensure_future(carry(reader, up_writer, passage, "client_to_upstream_bytes"))
+            back = asyncio.ensure_future(carry(up_reader, writer, passage, "upstream_to_client_bytes"))
             try:
                 await asyncio.gather(there, back)
             except OSError:  # one side was reset: so is the other
                 up_writer.transport.abort()
                 writer.transport.abort()
+            except Broken as broken:
+                for one in (writer, up_writer) if broken.reset else ():
+                    linger = struct.pack("ii", 1, 0)  # a reset instead of an end
+                    one.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    one.transport.abort()
             finally:
                 for task in (there, back):
                     task.cancel()
@@ -104,6 +119,25 @@ class Relay:
             await target.drain()
         with contextlib.suppress(OSError):
             target.write_eof()
+
+    async def _simulate(
+        self,
+        connection: SimulatedConnection,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        passage: Passage,
+        counter: str,
+    ) -> None:
+        async def write(data: bytes) -> None:
+            setattr(passage, counter, getattr(passage, counter) + len(data))
+            target.write(data)
+            await target.drain()
+
+        def ended() -> None:
+            with contextlib.suppress(OSError):
+                target.write_eof()
+
+        await connection.carry(source.read, write, ended)
 
 
 def _address(name: Any) -> str:
@@ -183,20 +217,25 @@ def _fail(status: int, text: str) -> NoReturn:
 
 
 def main() -> None:
-    """Serve the wire; CODELENGTH_WIRE_HOST, _PORT, _COUNTS_PORT and _UPSTREAM (`host:port`) configure it."""
+    """Serve the wire; CODELENGTH_WIRE_HOST, _PORT, _COUNTS_PORT, _UPSTREAM (`host:port`) and _CHANNEL configure it."""
     environment = os.environ
     host = environment.get("CODELENGTH_WIRE_HOST", "127.0.0.1")
     upstream = environment.get("CODELENGTH_WIRE_UPSTREAM", "127.0.0.1:8002")
     upstream_host, _, upstream_port = upstream.rpartition(":")
     if not upstream_host or not upstream_port.isdecimal():
         _fail(USAGE, f"CODELENGTH_WIRE_UPSTREAM: {upstream!r} is not host:port")
+    try:
+        described = environment.get("CODELENGTH_WIRE_CHANNEL", "")
+        simulation = Simulation.parse(described) if described else None
+    except ChannelError as error:
+        _fail(USAGE, f"CODELENGTH_WIRE_CHANNEL: {error}")
     inherited = environment.get("CODELENGTH_WIRE_LISTEN_FDS")
     if inherited:
         relay_socket, counts_socket = (socket.socket(fileno=int(number)) for number in inherited.split(","))
     else:
         relay_socket = _listen(host, "CODELENGTH_WIRE_PORT", "8003")
         counts_socket = _listen(host, "CODELENGTH_WIRE_COUNTS_PORT", "8004")
-    relay = Relay(upstream_host, int(upstream_port))
+    relay = Relay(upstream_host, int(upstream_port), simulation)
     print(f"the wire carries {_address(relay_socket.getsockname())} to {upstream_host}:{upstream_port}", file=sys.stderr)  # noqa: T201
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     config = uvicorn.Config(create_app(relay, relay_socket), log_level="warning", timeout_graceful_shutdown=2)

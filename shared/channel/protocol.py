@@ -2,7 +2,7 @@
 
 The caller moves the bytes. Clauses P-n are those of docs/protocol.md. The credit window is kept here on both sides: Alice
 may have at most WINDOW_BYTES of z that Bob has not called durable. So are SEALs (P-19): whatever is given out to be sent ends
-with one, and no message comes out of `events` before the SEAL behind it has held.
+with one, long parts have some inside, and no message comes out of `events` before the SEAL behind it has held.
 """
 
 import zlib
@@ -22,6 +22,7 @@ from shared.channel.messages import MAX_CODE_BYTES, VERSION, Accept, Ack, Data, 
 from shared.channel.states import Role, State, after
 
 WINDOW_BYTES: Final = 2 << 20
+SEAL_BYTES: Final = 4096
 MAX_UNSEALED_BYTES: Final = MAX_CODE_BYTES + (1 << 20)
 
 
@@ -42,6 +43,7 @@ class Channel:
         self._parser = Parser(version)
         self._out = bytearray()
         self._sent_crc = self._received_crc = 0
+        self._sealed_bytes = 0  # of those queued
         self._unsealed: list[Message] = []
         self._unsealed_bytes = 0
         self._z_sent = 0  # by Alice, as this side knows, those of earlier conversations included
@@ -70,19 +72,26 @@ class Channel:
             raise LocalProtocolError("an ACK must not go back, nor ahead of what came")
         self._count(message)
         self._out += record
+        if len(self._out) - self._sealed_bytes >= SEAL_BYTES:
+            self._seal()
         self.state = state
 
     def data_to_send(self) -> bytes:
         """The bytes queued, each given out once, with a SEAL behind them."""
+        self._seal()
         out = bytes(self._out)
         self._out.clear()
-        return self._sealed(out) if out and self._version > 1 else out
+        self._sealed_bytes = 0
+        return out
 
-    def _sealed(self, data: bytes) -> bytes:
-        crc = zlib.crc32(data, self._sent_crc)
+    def _seal(self) -> None:
+        if self._version == 1 or len(self._out) == self._sealed_bytes:
+            return
+        crc = zlib.crc32(memoryview(self._out)[self._sealed_bytes :], self._sent_crc)
         seal = encode(Seal(crc=crc.to_bytes(4, "little")))
         self._sent_crc = zlib.crc32(seal, crc)
-        return data + seal
+        self._out += seal
+        self._sealed_bytes = len(self._out)
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes from the peer; take the messages from `events`."""
@@ -145,7 +154,8 @@ class Channel:
     def fail(self, message: Message) -> bytes:
         """The bytes of a last message after a `RemoteProtocolError`, which has closed this side already (P-7)."""
         self.state = State.CLOSED
-        return self._sealed(encode(message))
+        self._out += encode(message)
+        return self.data_to_send()
 
     def close(self) -> None:
         """End this side without a word; what arrives from now on is ignored."""

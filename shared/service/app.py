@@ -24,6 +24,7 @@ from shared.code.errors import CodelengthError
 from shared.service.auth import require_token
 from shared.service.errors import MalformedRequestError, Problem, StorageFullError, is_full, problem
 from shared.service.examples import EVENT, EXAMPLES, METRICS
+from shared.service.guarding import Guard
 from shared.service.kernels import package_version, runtime_fingerprint, sources_digest
 from shared.service.metrics import Metrics
 from shared.service.pool import WorkerPool
@@ -157,6 +158,7 @@ def build_app(
         lifespan=lifespan,
     )
     app.add_middleware(_BodyLimit)
+    app.add_middleware(Guard, settings.max_connections_per_peer)
     app.state.settings = settings
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
 

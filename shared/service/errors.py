@@ -81,6 +81,13 @@ class UnauthorizedError(ServiceError):
     http_status = 401
 
 
+class ForbiddenOriginError(ServiceError):
+    """A page of another origin asked a browser for this."""
+
+    slug = "forbidden-origin"
+    http_status = 403
+
+
 class MalformedRequestError(ServiceError):
     """The request cannot be read."""
 

@@ -38,6 +38,7 @@ _DIRECTION: Final = {
 TRANSMISSION: Final[dict[str, Any]] = {
     "id": "3f2a0c2d9c8e4b0fae2b7c4d5e6f7081",
     "state": "verified",
+    "queue_position": None,
     "resuming": False,
     "sent_z_bytes": 11,
     "dataset": DATASET,

@@ -89,6 +89,7 @@ class Transmission(BaseModel):
 
     steps: k. regime: whether k grows while D is sent. corpus: what both sides trained on before.
     nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
+    queue_position: 1 for the next one, where the state is `queued`.
     resuming: whether this side goes on by itself, without being asked.
     notes: what somebody should know who trusts the result, in sentences. choice: where the code is `auto`, what each
     candidate made of D's first part: `code`, `tokens`, `nll_bits`, `seconds`, and `sk_bits`, S_k if all of D went so, null where
@@ -97,6 +98,7 @@ class Transmission(BaseModel):
 
     id: str
     state: State = "queued"
+    queue_position: int | None = None
     resuming: bool = False
     sent_z_bytes: int = Field(default=0, description="how far z was ever sent, or received")
     dataset: Dataset

@@ -36,12 +36,23 @@ class Registry:
 
     def get(self, identifier: str) -> Transmission:
         """The record as it is now. Raises `NotFoundError`."""
-        return self._live.get(identifier) or self._unsaved.get(identifier) or self.store.transmission(identifier)
+        live = self._live.get(identifier)
+        if live is not None:
+            return self._placed(live)
+        return self._unsaved.get(identifier) or self.store.transmission(identifier)
 
     def all(self) -> list[Transmission]:
         """Every record, oldest first."""
-        newer = {**self._unsaved, **self._live}
+        newer = {**self._unsaved, **{one.id: self._placed(one) for one in self._live.values()}}
         return [newer.get(item.id, item) for item in self.store.transmissions()]
+
+    def _placed(self, record: Transmission) -> Transmission:
+        """The record, with its place among those that wait: workers are given out in the order of asking."""
+        record.queue_position = None
+        if record.state == "queued":
+            waiting = [one.id for one in self._live.values() if one.state == "queued"]
+            record.queue_position = 1 + waiting.index(record.id)
+        return record
 
     @property
     def unfinished(self) -> int:
@@ -76,7 +87,7 @@ class Registry:
         record = self.get(identifier)
         while True:
             event = self._changed.get(identifier)
-            yield record
+            yield self._placed(record) if identifier in self._live else record
             if event is None or record.settled:
                 return
             await event.wait()

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     max_model_bytes: int = Field(default=2 << 30, ge=1)
     max_concurrent: int = Field(default=2, ge=1, description="transmissions coded at once; one worker process each")
     max_queued: int = Field(default=64, ge=1)
+    max_connections_per_peer: int = Field(default=64, ge=1, description="channels that one address may hold open at Bob's")
     max_stored_bytes: int = Field(default=20 << 30, ge=1)
     max_snapshot_bytes: int = Field(default=2 << 30, ge=0, description="of models kept after training on a corpus; 0 for none")
     connect_timeout_seconds: float = Field(default=10.0, gt=0)

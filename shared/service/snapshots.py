@@ -26,7 +26,7 @@ _KEY_BYTES: Final = 32
 _HASH_BYTES: Final = 32
 _SIZE: Final = struct.Struct("<I")
 _MOST_OF_THE_TIME: Final = 0.03
-_ASSUMED_BYTES_PER_SECOND: Final = 200e6  # of a snapshot, until one was made
+_ASSUMED_BYTES_PER_SECOND: Final = 350e6  # of a snapshot, until one was made
 
 
 class Snapshot(NamedTuple):

@@ -7,7 +7,7 @@ at once, and turning an exception into a last word to the peer and a state of th
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 from shared.channel.errors import CancelledTransmissionError, PeerFailedError, PeerLostError, RefusedError, RemoteProtocolError
@@ -50,6 +50,8 @@ class Conversation:
         self.link = link
         self.high_z_bytes = 0
         """How far z had been sent, or received, before this connection."""
+        self.nonsense: RemoteProtocolError | None = None
+        """What the link brought that is no conversation: a wrong peer, or damage, and then the next connection may be better."""
 
     async def say(self, *messages: Message) -> None:
         """Send messages; waits while the peer takes nothing."""
@@ -72,7 +74,7 @@ class Conversation:
                 self.channel.receive_eof()
                 return
             self.channel.receive_data(data)
-            for message in self.channel.events():
+            for message in self._events():
                 self._count()
                 match message:
                     case Cancel(reason=reason):
@@ -83,6 +85,13 @@ class Conversation:
                         raise PeerFailedError(slug, reason)
                     case _:
                         yield message
+
+    def _events(self) -> Iterator[Message]:
+        try:
+            yield from self.channel.events()
+        except RemoteProtocolError as error:
+            self.nonsense = error
+            raise
 
     async def end(self, error: BaseException | None) -> None:
         """Say a last word, if the peer does not know yet, and close."""
@@ -193,14 +202,15 @@ class Recorder:
     def running(self, *, paused: bool = False) -> None:
         """It goes on."""
         self.record.error, self.record.resuming, self.record.finished_at = None, False, None
+        self.record.queue_position = None
         self.state("paused" if paused else "running")
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, *, curable: bool = False) -> None:
         """End the record with an error, in the state that the error means."""
         state: records.State = "failed"
         if isinstance(error, CancelledTransmissionError):
             state = "cancelled"
-        elif may_be_cured(error):
+        elif curable or may_be_cured(error):
             state = "interrupted"
         if not isinstance(error, CodelengthError):
             logger.error("transmission %s failed", self.record.id, exc_info=error)

@@ -68,7 +68,9 @@ def kill(cluster, *names):
         cluster.start(name)
 
 
-@pytest.mark.parametrize("who", [("bob",), ("alice",), ("alice", "bob")], ids=" and ".join)
+@pytest.mark.parametrize(
+    "who", [pytest.param(("bob",), marks=pytest.mark.long), pytest.param(("alice",), marks=pytest.mark.long), ("alice", "bob")]
+)
 def test_killed_and_started_again_it_goes_on_by_itself(lasting, who, tmp_path):
     """SIGKILL, service and worker: verified, and z is counted as without the fault, what crossed twice beside it."""
     identifier = start(lasting)
@@ -82,7 +84,7 @@ def test_killed_and_started_again_it_goes_on_by_itself(lasting, who, tmp_path):
     assert (tmp_path / "back").read_bytes() == NOISE
     wire = ledger["wire"]
     assert wire["connections"] >= 2
-    assert wire["alice_to_bob"]["retransmitted_bytes"] <= WINDOW_BYTES * (wire["connections"] - 1)
+    assert (wire["alice_to_bob"]["retransmitted_bytes"] or 0) <= WINDOW_BYTES * (wire["connections"] - 1)
     assert kept(lasting) == {"blocks.jsonl", "costs"}
 
 

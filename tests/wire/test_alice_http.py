@@ -147,3 +147,50 @@ async def test_a_full_disk_is_told(alice_app, monkeypatch):
         while (record := (await alice_app.get(started.headers["location"])).json())["state"] in ("queued", "running"):
             await asyncio.sleep(0.02)
     assert record["state"] == "interrupted"
+
+
+async def test_pages_of_other_origins_are_refused(alice_app):
+    """A browser would send these for any page; programs, and pages of Alice's own origin, are served."""
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = await alice_app.post("/datasets", content=b"x", headers={**OCTETS, **headers})
+        assert (answer.status_code, slug(answer)) == (403, "forbidden-origin")
+        assert (await alice_app.get("/datasets", headers=headers)).status_code == 200
+    own = await alice_app.post("/datasets", content=b"x", headers={**OCTETS, "Origin": "http://alice"})
+    assert own.status_code == 201
+    assert own.headers["x-content-type-options"] == "nosniff"
+    assert own.headers["content-security-policy"].startswith("default-src 'none'")
+    assert not any(name.startswith("access-control") for name in own.headers)
+    assert "'self'" in (await alice_app.get("/docs")).headers["content-security-policy"]
+
+
+async def test_the_queue_is_in_order_and_its_places_are_told(alice_app):
+    held = (await alice_app.post("/datasets", content=b"x", headers=OCTETS)).json()["id"]
+    urls = []
+    for _ in range(4):
+        urls.append((await alice_app.post("/transmissions", json={"dataset": held, "code": "uniform"})).headers["location"])
+    async with asyncio.timeout(20):  # the first waits for its Bob with the only worker
+        while (await alice_app.get(urls[0])).json()["state"] == "queued":
+            await asyncio.sleep(0.02)
+    assert [(await alice_app.get(url)).json()["queue_position"] for url in urls] == [None, 1, 2, 3]
+    assert (await alice_app.post(urls[0] + "/cancel")).status_code == 202
+    async with asyncio.timeout(20):
+        while (await alice_app.get(urls[1])).json()["state"] == "queued":
+            await asyncio.sleep(0.02)
+    assert [(await alice_app.get(url)).json()["queue_position"] for url in urls[1:]] == [None, 1, 2]
+
+
+async def test_paused_and_cancelled_without_a_bob_leaves_nothing(alice_app, tmp_path):
+    held = (await alice_app.post("/datasets", content=b"x", headers=OCTETS)).json()["id"]
+    url = (await alice_app.post("/transmissions", json={"dataset": held, "code": "uniform"})).headers["location"]
+    assert (await alice_app.post(url + "/pause")).json()["state"] == "paused"
+    await asyncio.sleep(0.3)
+    assert (await alice_app.get(url)).json()["state"] == "paused"
+    assert (await alice_app.post(url + "/resume")).json()["state"] != "paused"
+    async with asyncio.timeout(20):
+        while (await alice_app.get(url)).json()["state"] != "interrupted":
+            await asyncio.sleep(0.02)
+        await alice_app.post(url + "/cancel")
+        while (await alice_app.get(url)).json()["state"] != "cancelled":
+            await asyncio.sleep(0.02)
+    assert list((tmp_path / "alice" / "transmissions").iterdir()) == []
+    assert (await alice_app.delete(url)).status_code == 204

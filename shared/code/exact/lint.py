@@ -31,7 +31,6 @@ ALLOWED: Final[dict[tuple[str, str], str]] = {
     ("codec", "(np.minimum(lengths, end) - np.minimum(lengths, start)).sum()"): "int64",
     ("compiled", "numba.njit"): "the one place where kernels are compiled",
     ("exact.products", "(left[:, :, None] * right[None]).sum(1)"): "int64, for the self-check",
-    ("size", "sum(map(len, assets))"): "lengths",
 }
 """(module within `shared.code`, expression) to the reason why it is lawful."""
 _GUARDED: Final = "exact.reference"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness import terminal
+from harness import cli_report, terminal
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def _size(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
     return int(number) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
 
+
+app.command()(cli_report.report)
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Files; none or - for standard input.")]
 Code = Annotated[

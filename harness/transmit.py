@@ -5,14 +5,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 from shared.channel.ledger import DirectionLedger, compose, disagreements
 from shared.service.forms import FORMS
 
 _FINAL: Final = ("interrupted", "verified", "failed", "cancelled")
+COST_UNITS_PER_BIT: Final = 1 << 24  # as `GET /transmissions/{id}/bits` says
 _SETTLE_SECONDS: Final = 15.0
 
 
@@ -105,12 +108,39 @@ class Client:
             received = None
         return self._result(sent, received)
 
-    def reconstruction(self, identifier: str, path: Path) -> None:
-        """Save what Bob decoded, whole or not at all. Raises `RequestError` or `OSError`."""
+    def record(self, service: Literal["alice", "bob"], identifier: str) -> dict[str, Any]:
+        """A transmission as one service tells it. Raises `RequestError`."""
+        url = self._urls.alice if service == "alice" else self._urls.bob
+        return self._json("GET", f"{url}/transmissions/{identifier}")
+
+    def costs(self, identifier: str) -> NDArray[np.float64]:
+        """Bits of every token that Bob has checked [n]. Raises `RequestError`."""
+        url = f"{self._urls.bob}/transmissions/{identifier}/bits"
+        try:
+            answer = self._http.get(url, params={"per": "token"}, headers={"Accept": "application/octet-stream"})
+        except httpx.HTTPError as error:
+            raise RequestError(f"{url}: {error}", "unavailable") from None
+        if answer.is_error:
+            return np.zeros(0)
+        return np.frombuffer(answer.content, dtype="<u4") / COST_UNITS_PER_BIT
+
+    def blocks(self, identifier: str) -> list[dict[str, Any]]:
+        """Bits of every block that Bob has checked. Raises `RequestError`."""
+        url = f"{self._urls.bob}/transmissions/{identifier}/bits"
+        found: list[dict[str, Any]] = self._json("GET", url, params={"per": "block"})["per_block"]
+        return found
+
+    def decoded(self, identifier: str, first: int, count: int) -> dict[str, Any]:
+        """A part of what Bob has decoded, with costs. Raises `RequestError`."""
+        url = f"{self._urls.bob}/transmissions/{identifier}/decoded"
+        return self._json("GET", url, params={"first": first, "count": count})
+
+    def reconstruction(self, identifier: str, path: Path, form: str | None = None) -> None:
+        """Save what Bob decoded, whole or not at all, as it came in or in a form. Raises `RequestError` or `OSError`."""
         temporary = path.with_name(f".{path.name[:200]}.{identifier[:12]}.partial")
         url = f"{self._urls.bob}/transmissions/{identifier}/reconstruction"
         try:
-            with self._http.stream("GET", url) as answer:
+            with self._http.stream("GET", url, params={} if form is None else {"form": form}) as answer:
                 answer.raise_for_status()
                 with temporary.open("wb") as file:
                     for part in answer.iter_bytes():

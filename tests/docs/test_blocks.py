@@ -12,7 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OUTPUT = ("", "mermaid")  # what is shown, not typed
-COMMANDS = {"transmit", "compare", "explain", "compress", "decompress", "test", "list", "doctor", "demo", "codes", "serve"}
+COMMANDS = {
+    "transmit",
+    "compare",
+    "explain",
+    "compress",
+    "decompress",
+    "test",
+    "list",
+    "doctor",
+    "demo",
+    "codes",
+    "serve",
+    "report",
+}
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from harness.client import Client, Urls
 from harness.cluster import Cluster
 from harness.sample import sample_text
-from harness.transmit import Client, Urls
 
 ROOT = Path(__file__).parents[1]
 MARK, END = "make bench", "<!-- /table -->"

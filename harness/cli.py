@@ -19,8 +19,8 @@ from harness import cli_report, terminal
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
+    from harness.client import Client, RequestError
     from harness.cluster import Cluster
-    from harness.transmit import Client, RequestError
     from shared.code.spec import CodeSpec
 
 app = typer.Typer(
@@ -482,8 +482,8 @@ def _client(
 ) -> "Client":
     import time
 
+    from harness.client import Client, RequestError, Urls
     from harness.cluster import StartError, wait_ready
-    from harness.transmit import Client, RequestError, Urls
 
     try:
         if alice is not None and bob is not None:
@@ -507,7 +507,7 @@ def _client(
 
 
 def _post(client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_json: bool) -> dict[str, Any]:
-    from harness.transmit import FORMS, RequestError
+    from harness.client import FORMS, RequestError
 
     if form not in FORMS:
         fail(USAGE, f"there is no form {form!r}: {', '.join(FORMS)}", as_json=as_json)
@@ -520,7 +520,7 @@ def _post(client: "Client", file: Path, form: str, vocabulary_size: int | None, 
 def _transmit(
     client: "Client", dataset: str, code: str | dict[str, Any], *, send_f: bool = False, as_json: bool = False
 ) -> dict[str, Any]:
-    from harness.transmit import LedgerError, RequestError
+    from harness.client import LedgerError, RequestError
 
     with terminal.Progress(code if isinstance(code, str) else "custom", "tokens") as progress:
 

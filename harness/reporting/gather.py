@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from harness.client import Client, RequestError
 from harness.comparison import others
 from harness.figures.curve import Curve
 from harness.figures.shown import SHOWN_TOKENS, Name, Shown, token_bytes
-from harness.transmit import Client, RequestError
 
 MOST_COMPARED_BYTES: Final = 64 << 20
 _MOST_SINGLE_COSTS: Final = 4_000_000

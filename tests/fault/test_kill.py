@@ -93,7 +93,7 @@ def test_token_is_asked_of_everyone():
     with Cluster(environment={"CODELENGTH_TOKEN": "secret"}) as cluster:
         assert httpx.get(f"{cluster.alice}/datasets", trust_env=False).status_code == 401
         assert httpx.get(f"{cluster.bob}/transmissions", trust_env=False).status_code == 401
-        from harness.transmit import Client, Urls
+        from harness.client import Client, Urls
 
         with Client(Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire), "secret") as client:
             assert client.transmit(client.post_octets(b"hello", "x")["id"], "uniform")["state"] == "verified"

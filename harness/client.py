@@ -64,6 +64,11 @@ class Client:
         headers = {"Content-Type": "application/octet-stream"}
         return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, content=content, headers=headers)
 
+    def post_tokens(self, tokens: list[int], vocabulary_size: int, name: str) -> dict[str, Any]:
+        """Give Alice token ids."""
+        body = {"vocabulary_size": vocabulary_size, "tokens": tokens}
+        return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, json=body)
+
     def post_file(self, path: Path, form: str = "octets", vocabulary_size: int | None = None) -> dict[str, Any]:
         """Give Alice a file, streamed. form: one of `FORMS`."""
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import httpx
 
+from harness.client import Client, Urls
 from harness.cluster import Cluster, StartError, wait_ready
-from harness.transmit import Client, Urls
 from shared.channel.messages import Data
 from shared.service.received import ReceivedReader
 

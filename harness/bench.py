@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from harness import peers
+from harness.client import Client, Urls
 from harness.cluster import Cluster
-from harness.transmit import Client, Urls
 from shared.code.models import preset
 
 VARIANTS: Final = ("int8", "float64", "native")

@@ -15,14 +15,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness import studies, terminal
+from harness import cli_report, studies, terminal
+from harness.commands import (
+    Alice,
+    AsJson,
+    Bob,
+    Code,
+    Corpus,
+    Form,
+    Vocabulary,
+    Wire,
+    chosen_code,
+    chosen_presets,
+    must_be_readable,
+    open_client,
+    parse_channel,
+    post,
+    prepare,
+    spec_of,
+    start_cluster,
+    status_of,
+    transmit_dataset,
+)
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
     from harness.cluster import Cluster
-    from harness.simulation import Simulation
-    from harness.transmit import Client, RequestError
-    from shared.code.spec import CodeSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,12 +49,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Alice sends Bob a dataset as an arithmetic code under a model both train as they go; every bit is counted.",
 )
-
-
-def _preset_names(incomplete: str) -> list[str]:
-    from shared.code.models import PRESETS
-
-    return [name for name in PRESETS if name.startswith(incomplete)]
 
 
 def _size(text: str) -> int:
@@ -48,10 +60,6 @@ def _size(text: str) -> int:
 
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Files; none or - for standard input.")]
-Code = Annotated[
-    str, typer.Option(help="A preset, as `codelength codes` lists them, or a spec.json.", autocompletion=_preset_names)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")]
 ToStdout = Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output, and keep the input.")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite, and write compressed data to a terminal.")]
@@ -59,17 +67,8 @@ Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This i
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
 MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
-Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
-Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
-Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
-Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
-Corpus = Annotated[
-    Path | None,
-    typer.Option(help="A file that both sides hold and train on first; f is charged for it. Of the same form as FILE."),
-]
-Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
 _MEMORY = "512M"
 _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
@@ -96,8 +95,8 @@ def transmit(
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
-    _must_be_readable(file, as_json=as_json)
-    simulation = _simulation(channel, private=alice is None, as_json=as_json)
+    must_be_readable(file, as_json=as_json)
+    simulation = parse_channel(channel, private=alice is None, as_json=as_json)
     if (alice is None) != (bob is None):
         die(USAGE, "--alice and --bob come together")
     if regime not in (None, "online", "frozen"):
@@ -105,18 +104,18 @@ def transmit(
     if corpus is None and steps:
         die(USAGE, "--steps needs a --corpus to take them on")
     if corpus is not None:
-        _must_be_readable(corpus, as_json=as_json)
-    chosen = _code(code, as_json=as_json)
+        must_be_readable(corpus, as_json=as_json)
+    chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = _client(
+        client = open_client(
             stack, alice, bob, wire, warm=chosen if isinstance(chosen, str) else "", channel=channel, as_json=as_json
         )
-        dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
+        dataset = post(client, file, form, vocabulary_size, as_json=as_json)
         training: dict[str, Any] = {} if regime is None else {"regime": regime}
         if corpus is not None:
-            held = _post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+            held = post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
             training |= {"corpus": held["id"], "steps": steps}
-        result = _transmit(client, dataset["id"], chosen, send_f=send_f, training=training, as_json=as_json)
+        result = transmit_dataset(client, dataset["id"], chosen, send_f=send_f, training=training, as_json=as_json)
         if channel is not None and simulation is not None:
             result["channel"] = {"description": channel, "seconds": simulation.compare(result)}
         if save is not None and result["state"] == "verified":
@@ -158,16 +157,16 @@ def compare(
     from harness import comparison
 
     die = partial(fail, as_json=as_json)
-    _must_be_readable(file, as_json=as_json)
+    must_be_readable(file, as_json=as_json)
     if (alice is None) != (bob is None):
         die(USAGE, "--alice and --bob come together")
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, warm=codes, as_json=as_json)
-        names = _chosen_presets(client, codes, as_json=as_json)
-        dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
-        results = [_transmit(client, dataset["id"], name, as_json=as_json) for name in names]
+        client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
+        names = chosen_presets(client, codes, as_json=as_json)
+        dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+        results = [transmit_dataset(client, dataset["id"], name, as_json=as_json) for name in names]
     others = comparison.others(file)
-    _prepare()
+    prepare()
     sizes = {name: comparison.stored_bytes(file, name) for name in names} if form == "octets" else {}
     if as_json:
         emit_json(comparison.as_json(results, sizes, others))
@@ -200,8 +199,8 @@ def bench(
     from harness import bench as benching
     from harness import pareto
     from harness import peers as others
+    from harness.client import LedgerError, RequestError
     from harness.cluster import StartError
-    from harness.transmit import LedgerError, RequestError
 
     die = partial(fail, as_json=as_json)
     chosen, known = _bench_codes(codes, as_json=as_json), list(others.PEERS)
@@ -228,7 +227,7 @@ def bench(
     except LedgerError as error:
         die(LEDGER, str(error))
     except RequestError as error:
-        die(_status(error), str(error), slug=error.slug)
+        die(status_of(error), str(error), slug=error.slug)
     pareto.draw(results, pareto.shown_file(results), out / f"{name}.svg")
     report = pareto.document(results, f"{name}.svg")
     (out / f"{name}.md").write_text(report, encoding="utf-8")
@@ -262,9 +261,9 @@ def explain(
 ) -> None:
     """Show, token by token, the interval, the bits that become certain, and how Bob finds the token."""
     data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
-    chosen = _code(code, as_json=as_json)
-    _prepare()
-    spec = _spec(chosen, as_json=as_json)
+    chosen = chosen_code(code, as_json=as_json)
+    prepare()
+    spec = spec_of(chosen, as_json=as_json)
     from harness import explanation
 
     if spec.vocabulary.kind != "bytes":
@@ -300,9 +299,9 @@ def compress(
     del keep
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
-    chosen = _code(code, as_json=as_json)
-    _prepare()
-    spec = _spec(chosen, as_json=as_json)
+    chosen = chosen_code(code, as_json=as_json)
+    prepare()
+    spec = spec_of(chosen, as_json=as_json)
     if spec.vocabulary.kind != "bytes":
         fail(USAGE, f"{code} is a code for token ids; files are octets", as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
@@ -333,7 +332,7 @@ def decompress(
     del keep
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
-    _prepare()
+    prepare()
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     work = partial(filing.decompress, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet)
     _, status = filing.each(names, work, as_json=as_json)
@@ -350,7 +349,7 @@ def verify(
     """Decode files and verify them; write nothing."""
     from harness import filing
 
-    _prepare()
+    prepare()
     work = partial(filing.test, max_model_bytes=max_memory, quiet=quiet)
     results, status = filing.each(names or ["-"], work, as_json=as_json)
     if not (as_json or quiet):
@@ -378,7 +377,7 @@ def list_files(names: Names = None, as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Does this machine compute f exactly? Recompute the golden vectors, and print what computed them."""
-    _prepare()
+    prepare()
     from harness import examination
 
     report = examination.examine()
@@ -418,9 +417,9 @@ def demo(
     with ExitStack() as stack:
         cluster = None
         if alice is None or bob is None:
-            cluster = _cluster(stack, warm=None if stay else codes, console_port=_console_port() if stay else None)
-        client = _client(stack, alice, bob, wire, patience=None, cluster=cluster)
-        names = _chosen_presets(client, codes, but=_TOO_SLOW_FOR_A_DEMO)
+            cluster = start_cluster(stack, warm=None if stay else codes, console_port=_console_port() if stay else None)
+        client = open_client(stack, alice, bob, wire, patience=None, cluster=cluster)
+        names = chosen_presets(client, codes, but=_TOO_SLOW_FOR_A_DEMO)
         dataset = client.post_octets(data, "pydoc_data.topics")
         if cluster is not None and stay:
             page = f"{cluster.console}/data/{dataset['sha256']}"
@@ -429,7 +428,7 @@ def demo(
                 import webbrowser
 
                 webbrowser.open(page)
-        results = [_transmit(client, dataset["id"], name) for name in names]
+        results = [transmit_dataset(client, dataset["id"], name) for name in names]
         _show_demo(data, dataset, results)
         if cluster is not None and stay:
             _stay(cluster)
@@ -475,9 +474,9 @@ def codes(
     """List the presets."""
     if alice is not None:
         with ExitStack() as stack:
-            found = _client(stack, alice, alice, None, as_json=as_json).codes()
+            found = open_client(stack, alice, alice, None, as_json=as_json).codes()
     else:
-        _prepare()
+        prepare()
         from harness.report import local_codes
 
         found = local_codes()
@@ -498,27 +497,6 @@ def serve(service: Annotated[str, typer.Argument(help="alice, bob, wire or conso
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 
-def _prepare() -> None:
-    """Say where compiled kernels lie, before numba is imported."""
-    from shared.service.kernels import prepare_kernel_cache
-
-    try:
-        prepare_kernel_cache()
-    except OSError as error:
-        fail(
-            FAILED,
-            f"compiled kernels cannot be kept in {error.filename}: {(error.strerror or str(error)).lower()}; "
-            "set CODELENGTH_CACHE_DIRECTORY",
-        )
-
-
-def _must_be_readable(file: Path, *, as_json: bool) -> None:
-    if not file.is_file():
-        fail(USAGE, f"{file}: no such file" if not file.exists() else f"{file}: not a regular file", as_json=as_json)
-    if not os.access(file, os.R_OK):
-        fail(USAGE, f"{file}: cannot be read", as_json=as_json)
-
-
 def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json: bool) -> None:
     if output is not None and to_stdout:
         fail(USAGE, "-o and -c exclude each other", as_json=as_json)
@@ -528,164 +506,7 @@ def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json:
         fail(USAGE, "standard output cannot carry both the data and --json; use -o", as_json=as_json)
 
 
-def _code(code: str, *, as_json: bool) -> str | dict[str, Any]:
-    """A preset's name as it is; a spec file's contents."""
-    if not code.endswith(".json"):
-        return code
-    import json
-
-    try:
-        fields = json.loads(Path(code).read_bytes())
-    except OSError as error:
-        fail(USAGE, f"{code}: {(error.strerror or 'cannot be read').lower()}", as_json=as_json)
-    except (ValueError, RecursionError):
-        fail(USAGE, f"{code}: is not JSON", as_json=as_json)
-    if not isinstance(fields, dict):
-        fail(USAGE, f"{code}: is no code specification, which is a JSON object", as_json=as_json)
-    return fields
-
-
-def _chosen_presets(client: "Client", codes: str | None, *, but: tuple[str, ...] = (), as_json: bool = False) -> list[str]:
-    """The presets named in `codes`, each once; where it is None, all that Alice has, save `but`."""
-    known = [one["name"] for one in client.codes()]
-    if codes is None:
-        return [name for name in known if name not in but]
-    names = [name.strip() for name in codes.split(",") if name.strip()]
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        said = f"no preset is called {', '.join(unknown) or 'so'}; there are {', '.join(known)}"
-        fail(USAGE, said, as_json=as_json, slug="unknown-code")
-    return list(dict.fromkeys(names))
-
-
-def _spec(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
-    from shared.channel.errors import describe
-    from shared.code.errors import InputError
-    from shared.code.models import spec_of
-
-    try:
-        return spec_of(code)
-    except InputError as error:
-        fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
-
-
-def _cluster(
-    stack: ExitStack,
-    *,
-    warm: str | None = None,
-    channel: str | None = None,
-    as_json: bool = False,
-    console_port: int | None = None,
-) -> "Cluster":
-    """Private services, with the presets that `warm` names loaded (all if None), and the console where it is given a port."""
-    from harness.cluster import Cluster, StartError
-
-    known = None if warm is None else [name for name in _preset_names("") if name in warm.split(",")]
-    own = {"wire": {"CODELENGTH_WIRE_CHANNEL": channel or ""}}
-    try:
-        return stack.enter_context(Cluster(warm=known, own=own, console_port=console_port))
-    except StartError as error:
-        fail(UNAVAILABLE, str(error), as_json=as_json)
-
-
-def _simulation(channel: str | None, *, private: bool, as_json: bool) -> "Simulation | None":
-    from harness.simulation import ChannelError, Simulation
-
-    if channel is None:
-        return None
-    if not private:
-        fail(USAGE, "--channel is for private services; a running wire is told by CODELENGTH_WIRE_CHANNEL", as_json=as_json)
-    try:
-        return Simulation.parse(channel)
-    except ChannelError as error:
-        fail(USAGE, f"--channel: {error}", as_json=as_json)
-
-
-def _client(
-    stack: ExitStack,
-    alice: str | None,
-    bob: str | None,
-    wire: str | None,
-    *,
-    warm: str | None = None,
-    channel: str | None = None,
-    as_json: bool = False,
-    patience: float | None = 5.0,
-    cluster: "Cluster | None" = None,
-) -> "Client":
-    """Of running services, or of private ones, which load the presets that `warm` names (all if None) before they are ready."""
-    import time
-
-    from harness.cluster import StartError, wait_ready
-    from harness.transmit import Client, RequestError, Urls
-
-    try:
-        if alice is not None and bob is not None:
-            deadline = time.monotonic() + 180
-            for url in (alice, bob, *([wire] if wire else [])):
-                wait_ready(url, deadline, patience=patience)
-            urls = Urls(alice=alice, bob=bob, wire=wire)
-        else:
-            cluster = cluster or _cluster(stack, warm=warm, channel=channel, as_json=as_json)
-            urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
-    except StartError as error:
-        fail(UNAVAILABLE, str(error), as_json=as_json)
-    client = stack.enter_context(Client(urls, os.environ.get("CODELENGTH_TOKEN")))
-
-    def told(_: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, RequestError):
-            fail(_status(error), str(error), as_json=as_json, slug=error.slug)
-
-    stack.push(told)
-    return client
-
-
-def _post(
-    client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_corpus: bool = False, as_json: bool
-) -> dict[str, Any]:
-    from harness.transmit import FORMS, RequestError
-
-    if form not in FORMS:
-        fail(USAGE, f"there is no form {form!r}: {', '.join(FORMS)}", as_json=as_json)
-    try:
-        return (client.post_corpus if as_corpus else client.post_file)(file, form, vocabulary_size)
-    except RequestError as error:
-        fail(_status(error), f"{file}: {error}", as_json=as_json, slug=error.slug)
-
-
-def _transmit(
-    client: "Client",
-    dataset: str,
-    code: str | dict[str, Any],
-    *,
-    send_f: bool = False,
-    training: dict[str, Any] | None = None,
-    as_json: bool = False,
-) -> dict[str, Any]:
-    from harness.transmit import LedgerError, RequestError
-
-    with terminal.Progress(code if isinstance(code, str) else "custom", "tokens") as progress:
-
-        def show(record: dict[str, Any]) -> None:
-            state = record["state"]
-            if record["corpus"] is not None and not record["tokens_done"]:
-                state = f"{state}, {record['steps']:,} steps on the corpus"
-            progress.update(record["tokens_done"], record["dataset"]["tokens"], state)
-
-        try:
-            return client.transmit(dataset, code, send_f=send_f, training=training, progress=show)
-        except RequestError as error:
-            fail(_status(error), str(error), as_json=as_json, slug=error.slug)
-        except LedgerError as error:
-            fail(LEDGER, f"the ledger does not hold: {error}", as_json=as_json)
-
-
-def _status(error: "RequestError") -> int:
-    """Whether the caller was wrong, or a service not there, not ready, or full."""
-    return UNAVAILABLE if error.slug in ("unavailable", "busy", "storage-full") else USAGE
-
-
-for _command in (studies.curve, studies.sample):
+for _command in (studies.curve, studies.sample, cli_report.report):
     app.command()(_command)
 
 

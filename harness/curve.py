@@ -12,8 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.transmit import Client
-from shared.code.arithmetic import COST_UNITS_PER_BIT
+from harness.client import Client
 from shared.code.models import spec_of
 from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, Start
 
@@ -137,8 +136,8 @@ class Curve:
             raise CurveError(f"{self._path}: cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
-def summary(costs: npt.NDArray[np.uint32]) -> dict[str, Any]:
-    """The online curve from the tokens' costs, in units of 2^-24 bit.
+def summary(costs: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """The online curve from the tokens' costs in bits.
 
     tokens_seen and bits: at most 200 places, closer at the beginning, and the bits of all tokens before each. final_loss: the
     mean cost of the last tenth, each token coded before it is learned from. excess_description_length_bits: Σ − n · final_loss.
@@ -146,10 +145,10 @@ def summary(costs: npt.NDArray[np.uint32]) -> dict[str, Any]:
     count = len(costs)
     if not count:
         return {"tokens_seen": [0], "bits": [0.0], "final_loss": None, "excess_description_length_bits": None}
-    sums = np.cumsum(costs, dtype=np.uint64) / COST_UNITS_PER_BIT
+    sums = np.cumsum(costs)
     places = np.unique(np.rint(np.geomspace(min(count, _FIRST), count, _PLACES)).astype(np.int64))
     part = max(1, count // _LAST_PART)
-    final_loss = float(costs[-part:].sum(dtype=np.uint64)) / COST_UNITS_PER_BIT / part
+    final_loss = float(costs[-part:].sum()) / part
     return {
         "tokens_seen": places.tolist(),
         "bits": sums[places - 1].tolist(),

@@ -1,4 +1,4 @@
-"""The commands that study a model: `curve` and `sample`. `harness.cli` registers them, and lends them what all commands need."""
+"""The commands that study a model: `curve` and `sample`. `harness.cli` registers them."""
 
 from contextlib import ExitStack
 from functools import partial
@@ -8,19 +8,23 @@ from typing import Annotated
 import typer
 
 from harness import terminal
+from harness.commands import (
+    Alice,
+    AsJson,
+    Bob,
+    Code,
+    Corpus,
+    Form,
+    Vocabulary,
+    Wire,
+    chosen_code,
+    must_be_readable,
+    open_client,
+    post,
+    spec_of,
+    transmit_dataset,
+)
 from harness.terminal import FAILED, USAGE, emit, emit_json, fail
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
-Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
-Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
-Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
-Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
-Corpus = Annotated[
-    Path | None,
-    typer.Option(help="A file that both sides hold and train on first; f is charged for it. Of the same form as FILE."),
-]
-Code = Annotated[str, typer.Option(help="A preset, as `codelength codes` lists them, or a spec.json.")]
 
 
 def curve(
@@ -45,39 +49,38 @@ def curve(
 ) -> None:
     """S_k and r_k against k: FILE under p^(k), frozen after k steps on the corpus. Every point is a real transmission."""
     from harness import curve as curves
-    from harness.cli import _client, _code, _must_be_readable, _post, _spec
 
     die = partial(fail, as_json=as_json)
-    _must_be_readable(file, as_json=as_json)
+    must_be_readable(file, as_json=as_json)
     if (alice is None) != (bob is None):
         die(USAGE, "--alice and --bob come together")
     if png is not None and not png.absolute().parent.is_dir():
         die(USAGE, f"{png}: there is no such directory")
     if corpus is not None:
-        _must_be_readable(corpus, as_json=as_json)
-    chosen = [_code(one.strip(), as_json=as_json) for one in code.split(",") if one.strip()]
+        must_be_readable(corpus, as_json=as_json)
+    chosen = [chosen_code(one.strip(), as_json=as_json) for one in code.split(",") if one.strip()]
     for one in chosen:
-        _spec(one, as_json=as_json)
+        spec_of(one, as_json=as_json)
     with ExitStack() as stack:
         try:
             wanted = curves.parse_steps(steps)
             if corpus is None and wanted != [0]:
                 die(USAGE, "--steps needs a --corpus to take them on")
-            client = _client(stack, alice, bob, wire, as_json=as_json)
-            dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
+            client = open_client(stack, alice, bob, wire, as_json=as_json)
+            dataset = post(client, file, form, vocabulary_size, as_json=as_json)
             found = curves.Curve(client, dataset, resume)
             held = None
             if corpus is not None:
-                held = _post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                held = post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
                 for one in chosen:
-                    spec = _spec(one, as_json=as_json)
+                    spec = spec_of(one, as_json=as_json)
                     if wanted[-1] > (most := curves.segments(spec, held["tokens"])):
                         terminal.say(
                             f"{curves.label(one)}: {corpus} has {most:,} steps; beyond, it is taken from its beginning again"
                         )
             found.frozen(chosen, wanted, held, terminal.say)
             if online:
-                _post(client, file, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                post(client, file, form, vocabulary_size, as_corpus=True, as_json=as_json)
                 found.learning(chosen, terminal.say)
             if png is not None:
                 from harness.curve_picture import draw
@@ -119,21 +122,19 @@ def sample(
     wire: Wire = None,
 ) -> None:
     """Draw a sample: fair coin flips into Bob's decoder, at the state in which it ended."""
-    from harness.cli import _client, _code, _must_be_readable, _post, _transmit
-
     die = partial(fail, as_json=as_json)
     if (file is None) == (transmission is None):
         die(USAGE, "name a FILE to be sent first, or a --transmission")
     if (alice is None) != (bob is None) or (transmission is not None and bob is None):
         die(USAGE, "--alice and --bob come together" + (", with --transmission" if transmission is not None else ""))
     if file is not None:
-        _must_be_readable(file, as_json=as_json)
-    chosen = _code(code, as_json=as_json)
+        must_be_readable(file, as_json=as_json)
+    chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = _client(stack, alice, bob, wire, as_json=as_json)
+        client = open_client(stack, alice, bob, wire, as_json=as_json)
         if file is not None:
-            dataset = _post(client, file, form, vocabulary_size, as_json=as_json)
-            result = _transmit(client, dataset["id"], chosen, as_json=as_json)
+            dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+            result = transmit_dataset(client, dataset["id"], chosen, as_json=as_json)
             if result["state"] != "verified":
                 die(
                     FAILED,

@@ -49,7 +49,7 @@ def cluster() -> Iterator["object"]:
 @pytest.fixture(scope="session")
 def client(cluster) -> Iterator["object"]:
     """A client of that cluster."""
-    from harness.transmit import Client, Urls
+    from harness.client import Client, Urls
 
     with Client(Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)) as one:
         yield one

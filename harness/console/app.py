@@ -28,8 +28,9 @@ import harness.figures
 from harness.console import pages, runs
 from harness.console.services import ServiceError, Services
 from harness.console.settings import ConsoleSettings
-from harness.console.watching import FINAL_STATES, Watches
+from harness.console.watching import Watches
 from harness.console.yardsticks import Yardsticks, temporary
+from harness.figures.shown import FINAL_STATES
 
 _HERE: Final = Path(__file__).parent
 _NUMBERS_SECONDS: Final = 0.1
@@ -122,7 +123,7 @@ async def _table(held: Held, sha256: str, here: str = "") -> tuple[str, list[dic
     if verified is not None:
         held.yardsticks.measure_reconstruction(sha256, verified["id"], size or 0)
         await held.yardsticks.soon(sha256)
-    table = pages.render("parts/table.html", runs=mine, here=here, yardsticks=held.yardsticks.of(sha256), size=size)
+    table = pages.render("parts/table.html", runs=mine, here=here, at="/runs/", yardsticks=held.yardsticks.of(sha256), size=size)
     return table, mine
 
 

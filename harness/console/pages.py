@@ -1,16 +1,16 @@
 """HTML of what is known: whole pages, and the parts of them that are replaced while something runs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
 import jinja2
 from markupsafe import Markup
 
-from harness.console.watching import FINAL_STATES, SHOWN_TOKENS, Watch
 from harness.figures import text
 from harness.figures.pictures import LAYERS, Run, bits_per_byte, cumulative, layer_bars, layers
+from harness.figures.shown import FINAL_STATES, SHOWN_TOKENS, Shown, token_bytes
 
 STATES: Final = {
     "queued": "waiting for its turn",
@@ -62,7 +62,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters.update(number=number, size=size, percent=percent, speed=speed)
+    found.filters.update(width=token_bytes, number=number, size=size, percent=percent, speed=speed)
     found.globals.update(states=STATES, ended=FINAL_STATES, layer_words={kind: words for kind, _, words in LAYERS})
     return found
 
@@ -72,7 +72,7 @@ def render(template: str, **values: Any) -> str:
     return _templates().get_template(template).render(**values)
 
 
-def run_parts(watch: Watch, yardsticks: dict[str, int], *, only: tuple[str, ...] | None = None) -> dict[str, Markup]:
+def run_parts(watch: Shown, yardsticks: dict[str, int], *, only: tuple[str, ...] | None = None) -> dict[str, Markup]:
     """A transmission's parts by name: HTML to be put on its page."""
     makers: dict[str, Callable[[], str]] = {
         "state": lambda: render("parts/state.html", **_facts(watch)),
@@ -87,7 +87,7 @@ def run_parts(watch: Watch, yardsticks: dict[str, int], *, only: tuple[str, ...]
     return {name: Markup(make()) for name, make in makers.items() if only is None or name in only}  # noqa: S704 - made by templates
 
 
-def _facts(watch: Watch) -> dict[str, Any]:
+def _facts(watch: Shown) -> dict[str, Any]:
     """What templates need to know of a transmission."""
     record, alice, bob = watch.record, watch.records.get("alice"), watch.records.get("bob")
     tokens = record["dataset"]["tokens"]
@@ -109,7 +109,7 @@ def _facts(watch: Watch) -> dict[str, Any]:
     }
 
 
-def news(watch: Watch) -> str:
+def news(watch: Shown) -> str:
     """One sentence for those who listen; it changes seldom."""
     facts = _facts(watch)
     state = facts["run"]["state"]
@@ -119,19 +119,19 @@ def news(watch: Watch) -> str:
     return f"{STATES[state].capitalize()}: {10 * int(10 * facts['share'])} percent decoded."
 
 
-def _falling(watch: Watch) -> str:
+def _falling(watch: Shown) -> str:
     dataset = watch.record["dataset"]
     run = Run(name=watch.record["code"]["name"], curve=watch.curve)
     return bits_per_byte([run], tokens=dataset["tokens"], vocabulary_size=dataset["vocabulary_size"])
 
 
-def _cumulative(watch: Watch, yardsticks: dict[str, int]) -> str:
+def _cumulative(watch: Shown, yardsticks: dict[str, int]) -> str:
     dataset = watch.record["dataset"]
     run = Run(name=watch.record["code"]["name"], curve=watch.curve)
     return cumulative([run], tokens=dataset["tokens"], vocabulary_size=dataset["vocabulary_size"], yardsticks=yardsticks)
 
 
-def ledger(watch: Watch) -> str:
+def ledger(watch: Shown) -> str:
     """The wire's layers, as bars and as numbers that add up."""
     alice, bob = watch.records.get("alice"), watch.records.get("bob")
     forth = alice["wire"]["sent"] if alice else bob["wire"]["received"] if bob else {}
@@ -151,7 +151,7 @@ def ledger(watch: Watch) -> str:
     )
 
 
-def decoded(watch: Watch, part: dict[str, Any] | None = None) -> str:
+def decoded(watch: Shown, part: dict[str, Any] | None = None) -> str:
     """Bob's text, or a part of it."""
     found = part if part is not None else watch.text
     if not found or not found["pieces"]:
@@ -165,7 +165,7 @@ def decoded(watch: Watch, part: dict[str, Any] | None = None) -> str:
     return lead + text.spans(found["pieces"], octets=octets) + tail
 
 
-def run_page(watch: Watch, yardsticks: dict[str, int], table: str) -> str:
+def run_page(watch: Shown, yardsticks: dict[str, int], table: str) -> str:
     """The page of one transmission."""
     facts = _facts(watch)
     return render(
@@ -173,10 +173,15 @@ def run_page(watch: Watch, yardsticks: dict[str, int], table: str) -> str:
         title=f"{facts['run']['code']['name']} · {facts['run']['dataset']['name'] or 'dataset'}",
         parts=run_parts(watch, yardsticks),
         table=Markup(table),  # noqa: S704 - made by a template
-        scale=[(index, *_limits(index)) for index in range(len(text.STEPS) + 1)],
+        scale=scale(),
         shown_tokens=SHOWN_TOKENS,
         **facts,
     )
+
+
+def scale() -> list[tuple[int, float | None, float | None]]:
+    """The colours of costs: which, from and below how many bits."""
+    return [(index, *_limits(index)) for index in range(len(text.STEPS) + 1)]
 
 
 def _limits(index: int) -> tuple[float | None, float | None]:
@@ -184,7 +189,7 @@ def _limits(index: int) -> tuple[float | None, float | None]:
     return steps[index], steps[index + 1]
 
 
-def comparison_pictures(watches: list[Watch], dataset: dict[str, Any], yardsticks: dict[str, int]) -> dict[str, Markup]:
+def comparison_pictures(watches: Sequence[Shown], dataset: dict[str, Any], yardsticks: dict[str, int]) -> dict[str, Markup]:
     """All transmissions of one dataset in the same two pictures."""
     named = [
         Run(name=watch.record["code"]["name"], curve=watch.curve, colour=index)

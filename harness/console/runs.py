@@ -3,7 +3,7 @@
 from typing import Any
 
 from harness.console.services import ServiceError, Services
-from harness.console.watching import FINAL_STATES
+from harness.figures.shown import FINAL_STATES
 
 
 async def all_runs(services: Services) -> list[dict[str, Any]]:

@@ -3,15 +3,15 @@
 import json
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.console.settings import ConsoleSettings
+from harness.figures.shown import Name
 
-Name = Literal["alice", "bob"]
 _COST_UNITS_PER_BIT: Final = 1 << 24  # as `GET /transmissions/{id}/bits` says
 _COST_BYTES: Final = 4
 

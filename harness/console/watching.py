@@ -11,11 +11,10 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
-from harness.console.services import Name, ServiceError, Services
+from harness.console.services import ServiceError, Services
 from harness.figures.curve import Curve, Growing
+from harness.figures.shown import FINAL_STATES, SHOWN_TOKENS, Name, Shown
 
-FINAL_STATES: Final = ("interrupted", "verified", "failed", "cancelled")
-SHOWN_TOKENS: Final = 1400
 _MOST_SINGLE_COSTS: Final = 4_000_000
 _RATE_SECONDS: Final = 1.5
 _MOST_HEADS: Final = 2000
@@ -23,33 +22,19 @@ _MOST_REMEMBERED: Final = 64
 _LINGER_SECONDS: Final = 20.0
 
 
-class Watch:
-    """What is known of a transmission. alice, bob: its records there. text: the newest that Bob decoded, as he gives it."""
+class Watch(Shown):
+    """A transmission that goes on. version: counts what has changed."""
 
     def __init__(self, services: Services, identifier: str) -> None:
-        self.id = identifier
-        self.records: dict[Name, dict[str, Any]] = {}
-        self.problems: dict[Name, str] = {}
-        self.text: dict[str, Any] | None = None
+        super().__init__(identifier)
         self.version = 0
         self._services = services
         self._changed = asyncio.Event()
         self._growing = Growing()
-        self._curve: Curve | None = None
         self._heads: list[tuple[int, float]] = []
         self._carried: deque[tuple[float, int]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._loaded = False
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Alice's record, or Bob's where she has none."""
-        return self.records.get("alice") or self.records["bob"]
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing will change any more."""
-        return all(one["state"] in FINAL_STATES and one["wire"]["final"] for one in self.records.values())
 
     @property
     def idle(self) -> bool:
@@ -57,36 +42,20 @@ class Watch:
         return all(task.done() for task in self._tasks)
 
     @property
-    def width(self) -> int:
-        """Bytes of a token."""
-        size = self.record["dataset"]["vocabulary_size"]
-        return 1 if size <= 1 << 8 else 2 if size <= 1 << 16 else 4
-
-    @property
     def curve(self) -> Curve:
         """Σ −log2 p against the position, up to Bob's last word."""
-        if self._curve is not None:
-            return self._curve.extended(self._heads)
-        checked = Curve(positions=self._growing.positions(), bits=self._growing.bits(), width=self.width)
-        return checked.extended(self._heads)
+        known = self._curve or Curve(positions=self._growing.positions(), bits=self._growing.bits(), width=self.width)
+        return known.extended(self._heads)
 
     @property
     def socket_bits_per_second(self) -> float | None:
         """Over the last second or so while it runs, over all of it once it has ended."""
-        record = self.record
-        if record["state"] in FINAL_STATES:
-            seconds = record["seconds"].get("total")
-            return 8 * self.socket_bytes / seconds if seconds else None
+        if self.record["state"] in FINAL_STATES:
+            return super().socket_bits_per_second
         if len(self._carried) < 2 or self._carried[-1][0] == self._carried[0][0]:
             return None
         (begun, first), (now, last) = self._carried[0], self._carried[-1]
         return 8 * (last - first) / (now - begun)
-
-    @property
-    def socket_bytes(self) -> int:
-        """From Alice to Bob so far."""
-        sent = self.records.get("alice")
-        return int(sent["wire"]["sent"]["socket_bytes"] if sent else self.records["bob"]["wire"]["received"]["socket_bytes"])
 
     async def load(self) -> None:
         """Ask for all there is, once. Raises `ServiceError` where neither service knows the transmission."""

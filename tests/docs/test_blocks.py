@@ -15,6 +15,7 @@ OUTPUT = ("", "mermaid")  # what is shown, not typed
 COMMANDS = {"transmit", "compare", "explain", "compress", "decompress", "test", "list", "doctor", "demo", "codes", "serve"} | {
     "curve",
     "sample",
+    "report",
 }
 
 
@@ -50,7 +51,10 @@ BLOCKS = [block for path in DOCUMENTS for block in blocks(path)]
 
 
 def test_what_is_not_run_is_listed_here():
-    assert [(block.document, block.text.split()[0]) for block in BLOCKS if block.reason] == [("README.md", "make")]
+    assert [(block.document, block.text.split()[0]) for block in BLOCKS if block.reason] == [
+        ("README.md", "make"),
+        ("docs/operations.md", "docker"),
+    ]
 
 
 def test_every_block_is_typed_or_shown():
@@ -77,6 +81,20 @@ def test_blocks_run(document, cluster, tmp_path):
     if document == "README.md":
         assert "identical" in said
         assert said.count("verified") >= 5
+
+
+def test_every_metric_is_documented():
+    """Those of a service that has just ended a transmission, in the form that Prometheus reads."""
+    from shared.service.examples import TRANSMISSION
+    from shared.service.metrics import Metrics
+    from shared.service.records import Transmission
+
+    metrics = Metrics()
+    metrics.ended(Transmission.model_validate(TRANSMISSION))
+    there = set(re.findall(r"^(codelength_\w+)", metrics.text().decode(), re.MULTILINE))
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(codelength_\w+)", text))
+    assert {name for name in there if not name.endswith("_created")} == documented
 
 
 def test_commands_and_routes_that_are_named_exist():

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
+from harness.client import Client, Urls
 from harness.cluster import Cluster
-from harness.transmit import Client, Urls
 from shared.channel.protocol import WINDOW_BYTES
 
 NOISE = np.random.default_rng(0).integers(0, 256, 6_000_000, dtype=np.uint8).tobytes()

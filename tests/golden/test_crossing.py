@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.client import Client, Urls
 from harness.cluster import Cluster
-from harness.transmit import Client, Urls
 from shared.service import vectors
 from tests.support import NETWORK_PRESETS
 

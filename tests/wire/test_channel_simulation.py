@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from harness.client import Client, Urls
 from harness.cluster import Cluster
 from harness.simulation import Broken, ChannelError, SimulatedConnection, Simulation
-from harness.transmit import Client, Urls
 from shared.channel.protocol import WINDOW_BYTES
 from shared.code.models import preset
 

@@ -212,7 +212,7 @@ async def test_limits_exactly_and_by_one(alice_app):
 
 
 def test_the_same_data_twice_at_once(cluster, client):
-    from harness.transmit import Client, Urls
+    from harness.client import Client, Urls
 
     data = bytes(range(256)) * 2000
     dataset = client.post_octets(data, "twice")["id"]

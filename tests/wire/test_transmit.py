@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import websockets
 
-from harness.transmit import RequestError
+from harness.client import RequestError
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Accept, Code, Error, Hello, Parser, Refuse
 from shared.channel.protocol import Channel
 from shared.channel.states import Role, State

@@ -5,16 +5,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import httpx
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from harness.accounts import add, pair
 from shared.service.forms import FORMS
 
 _FINAL: Final = ("interrupted", "verified", "failed", "cancelled")
+COST_UNITS_PER_BIT: Final = 1 << 24  # as `GET /transmissions/{id}/bits` says
 _SETTLE_SECONDS: Final = 15.0
 
 
@@ -62,6 +63,11 @@ class Client:
         """Give Alice a dataset."""
         headers = {"Content-Type": "application/octet-stream"}
         return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, content=content, headers=headers)
+
+    def post_tokens(self, tokens: list[int], vocabulary_size: int, name: str) -> dict[str, Any]:
+        """Give Alice token ids."""
+        body = {"vocabulary_size": vocabulary_size, "tokens": tokens}
+        return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, json=body)
 
     def post_file(self, path: Path, form: str = "octets", vocabulary_size: int | None = None) -> dict[str, Any]:
         """Give Alice a file, streamed. form: one of `FORMS`."""
@@ -125,22 +131,39 @@ class Client:
         body = {"tokens": tokens, "seed": seed}
         return self._json("POST", f"{self._urls.bob}/transmissions/{identifier}/sample", json=body)
 
-    def costs(self, identifier: str) -> npt.NDArray[np.uint32]:
-        """−log2 p of every token, in units of 2^-24 bit, as Bob counted."""
+    def record(self, service: Literal["alice", "bob"], identifier: str) -> dict[str, Any]:
+        """A transmission as one service tells it. Raises `RequestError`."""
+        url = self._urls.alice if service == "alice" else self._urls.bob
+        return self._json("GET", f"{url}/transmissions/{identifier}")
+
+    def costs(self, identifier: str) -> NDArray[np.float64]:
+        """Bits of every token that Bob has checked [n]. Raises `RequestError`."""
         url = f"{self._urls.bob}/transmissions/{identifier}/bits"
         try:
             answer = self._http.get(url, params={"per": "token"}, headers={"Accept": "application/octet-stream"})
-            answer.raise_for_status()
         except httpx.HTTPError as error:
             raise RequestError(f"{url}: {error}", "unavailable") from None
-        return np.frombuffer(answer.content, dtype="<u4")
+        if answer.is_error:
+            return np.zeros(0)
+        return np.frombuffer(answer.content, dtype="<u4") / COST_UNITS_PER_BIT
 
-    def reconstruction(self, identifier: str, path: Path) -> None:
-        """Save what Bob decoded, whole or not at all. Raises `RequestError` or `OSError`."""
+    def blocks(self, identifier: str) -> list[dict[str, Any]]:
+        """Bits of every block that Bob has checked. Raises `RequestError`."""
+        url = f"{self._urls.bob}/transmissions/{identifier}/bits"
+        found: list[dict[str, Any]] = self._json("GET", url, params={"per": "block"})["per_block"]
+        return found
+
+    def decoded(self, identifier: str, first: int, count: int) -> dict[str, Any]:
+        """A part of what Bob has decoded, with costs. Raises `RequestError`."""
+        url = f"{self._urls.bob}/transmissions/{identifier}/decoded"
+        return self._json("GET", url, params={"first": first, "count": count})
+
+    def reconstruction(self, identifier: str, path: Path, form: str | None = None) -> None:
+        """Save what Bob decoded, whole or not at all, as it came in or in a form. Raises `RequestError` or `OSError`."""
         temporary = path.with_name(f".{path.name[:200]}.{identifier[:12]}.partial")
         url = f"{self._urls.bob}/transmissions/{identifier}/reconstruction"
         try:
-            with self._http.stream("GET", url) as answer:
+            with self._http.stream("GET", url, params={} if form is None else {"form": form}) as answer:
                 answer.raise_for_status()
                 with temporary.open("wb") as file:
                     for part in answer.iter_bytes():

@@ -1,0 +1,221 @@
+"""What several commands have in common: options, checks of what was typed, private services and clients of them."""
+
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import terminal
+from harness.terminal import FAILED, LEDGER, UNAVAILABLE, USAGE, fail
+
+if TYPE_CHECKING:
+    from harness.client import Client, RequestError
+    from harness.cluster import Cluster
+    from harness.simulation import Simulation
+    from shared.code.spec import CodeSpec
+
+
+def preset_names(incomplete: str) -> list[str]:
+    """Presets whose names begin so, for completion."""
+    from shared.code.models import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
+Code = Annotated[
+    str, typer.Option(help="A preset, as `codelength codes` lists them, or a spec.json.", autocompletion=preset_names)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
+Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
+Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
+Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
+Corpus = Annotated[
+    Path | None,
+    typer.Option(help="A file that both sides hold and train on first; f is charged for it. Of the same form as FILE."),
+]
+Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
+
+
+def prepare() -> None:
+    """Say where compiled kernels lie, before numba is imported."""
+    from shared.service.kernels import prepare_kernel_cache
+
+    try:
+        prepare_kernel_cache()
+    except OSError as error:
+        fail(
+            FAILED,
+            f"compiled kernels cannot be kept in {error.filename}: {(error.strerror or str(error)).lower()}; "
+            "set CODELENGTH_CACHE_DIRECTORY",
+        )
+
+
+def must_be_readable(file: Path, *, as_json: bool) -> None:
+    """End the command unless this is a regular file."""
+    if not file.is_file():
+        fail(USAGE, f"{file}: no such file" if not file.exists() else f"{file}: not a regular file", as_json=as_json)
+    if not os.access(file, os.R_OK):
+        fail(USAGE, f"{file}: cannot be read", as_json=as_json)
+
+
+def chosen_code(code: str, *, as_json: bool) -> str | dict[str, Any]:
+    """A preset's name as it is; a spec file's contents."""
+    if not code.endswith(".json"):
+        return code
+    import json
+
+    try:
+        fields = json.loads(Path(code).read_bytes())
+    except OSError as error:
+        fail(USAGE, f"{code}: {(error.strerror or 'cannot be read').lower()}", as_json=as_json)
+    except (ValueError, RecursionError):
+        fail(USAGE, f"{code}: is not JSON", as_json=as_json)
+    if not isinstance(fields, dict):
+        fail(USAGE, f"{code}: is no code specification, which is a JSON object", as_json=as_json)
+    return fields
+
+
+def chosen_presets(client: "Client", codes: str | None, *, but: tuple[str, ...] = (), as_json: bool = False) -> list[str]:
+    """The presets named in `codes`, each once; where it is None, all that Alice has, save `but`."""
+    known = [one["name"] for one in client.codes()]
+    if codes is None:
+        return [name for name in known if name not in but]
+    names = [name.strip() for name in codes.split(",") if name.strip()]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        said = f"no preset is called {', '.join(unknown) or 'so'}; there are {', '.join(known)}"
+        fail(USAGE, said, as_json=as_json, slug="unknown-code")
+    return list(dict.fromkeys(names))
+
+
+def spec_of(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
+    """The spec of a preset or of the fields of one; ends the command where it is none."""
+    from shared.channel.errors import describe
+    from shared.code.errors import InputError
+    from shared.code.models import spec_of
+
+    try:
+        return spec_of(code)
+    except InputError as error:
+        fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
+
+
+def start_cluster(
+    stack: ExitStack,
+    *,
+    warm: str | None = None,
+    channel: str | None = None,
+    as_json: bool = False,
+    console_port: int | None = None,
+) -> "Cluster":
+    """Private services, with the presets that `warm` names loaded (all if None), and the console where it is given a port."""
+    from harness.cluster import Cluster, StartError
+
+    known = None if warm is None else [name for name in preset_names("") if name in warm.split(",")]
+    own = {"wire": {"CODELENGTH_WIRE_CHANNEL": channel or ""}}
+    try:
+        return stack.enter_context(Cluster(warm=known, own=own, console_port=console_port))
+    except StartError as error:
+        fail(UNAVAILABLE, str(error), as_json=as_json)
+
+
+def parse_channel(channel: str | None, *, private: bool, as_json: bool) -> "Simulation | None":
+    """What `--channel` says; ends the command where that makes no sense."""
+    from harness.simulation import ChannelError, Simulation
+
+    if channel is None:
+        return None
+    if not private:
+        fail(USAGE, "--channel is for private services; a running wire is told by CODELENGTH_WIRE_CHANNEL", as_json=as_json)
+    try:
+        return Simulation.parse(channel)
+    except ChannelError as error:
+        fail(USAGE, f"--channel: {error}", as_json=as_json)
+
+
+def open_client(
+    stack: ExitStack,
+    alice: str | None,
+    bob: str | None,
+    wire: str | None,
+    *,
+    warm: str | None = None,
+    channel: str | None = None,
+    as_json: bool = False,
+    patience: float | None = 5.0,
+    cluster: "Cluster | None" = None,
+) -> "Client":
+    """Of running services, or of private ones, which load the presets that `warm` names (all if None) before they are ready."""
+    from harness.client import Client, RequestError, Urls
+    from harness.cluster import StartError, wait_ready
+
+    try:
+        if alice is not None and bob is not None:
+            deadline = time.monotonic() + 180
+            for url in (alice, bob, *([wire] if wire else [])):
+                wait_ready(url, deadline, patience=patience)
+            urls = Urls(alice=alice, bob=bob, wire=wire)
+        else:
+            cluster = cluster or start_cluster(stack, warm=warm, channel=channel, as_json=as_json)
+            urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
+    except StartError as error:
+        fail(UNAVAILABLE, str(error), as_json=as_json)
+    client = stack.enter_context(Client(urls, os.environ.get("CODELENGTH_TOKEN")))
+
+    def told(_: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, RequestError):
+            fail(status_of(error), str(error), as_json=as_json, slug=error.slug)
+
+    stack.push(told)
+    return client
+
+
+def post(
+    client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_corpus: bool = False, as_json: bool
+) -> dict[str, Any]:
+    """Give Alice a dataset, or both sides a corpus."""
+    from harness.client import FORMS, RequestError
+
+    if form not in FORMS:
+        fail(USAGE, f"there is no form {form!r}: {', '.join(FORMS)}", as_json=as_json)
+    try:
+        return (client.post_corpus if as_corpus else client.post_file)(file, form, vocabulary_size)
+    except RequestError as error:
+        fail(status_of(error), f"{file}: {error}", as_json=as_json, slug=error.slug)
+
+
+def transmit_dataset(
+    client: "Client",
+    dataset: str,
+    code: str | dict[str, Any],
+    *,
+    send_f: bool = False,
+    training: dict[str, Any] | None = None,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Transmit, showing progress on standard error."""
+    from harness.client import LedgerError, RequestError
+
+    with terminal.Progress(code if isinstance(code, str) else "custom", "tokens") as progress:
+
+        def show(record: dict[str, Any]) -> None:
+            state = record["state"]
+            if record["corpus"] is not None and not record["tokens_done"]:
+                state = f"{state}, {record['steps']:,} steps on the corpus"
+            progress.update(record["tokens_done"], record["dataset"]["tokens"], state)
+
+        try:
+            return client.transmit(dataset, code, send_f=send_f, training=training, progress=show)
+        except RequestError as error:
+            fail(status_of(error), str(error), as_json=as_json, slug=error.slug)
+        except LedgerError as error:
+            fail(LEDGER, f"the ledger does not hold: {error}", as_json=as_json)
+
+
+def status_of(error: "RequestError") -> int:
+    """Whether the caller was wrong, or a service not there, not ready, or full."""
+    return UNAVAILABLE if error.slug in ("unavailable", "busy", "storage-full") else USAGE

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 class Figure:
     """A picture: a notebook shows it, `save` writes it by the suffix of the name, .svg or .png."""
 
-    svg: str
+    sheet: str
+
+    @property
+    def svg(self) -> str:
+        """The picture as an SVG document."""
+        from harness.figures.raster import standalone
+
+        return standalone(self.sheet)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -40,7 +47,7 @@ class Figure:
         path = Path(path)
         if path.suffix not in (".svg", ".png"):
             raise ValueError(f"{path}: a figure ends in .svg or .png")
-        path.write_bytes(png(self.svg) if path.suffix == ".png" else self.svg.encode())
+        path.write_bytes(png(self.sheet) if path.suffix == ".png" else self.svg.encode())
         return path
 
 
@@ -82,9 +89,9 @@ class Comparison:
 
     def plot(self) -> Figure:
         """Bits per byte as they fall, and cumulative bits, one line for each code."""
-        from harness.reporting.write import svg
+        from harness.reporting.write import sheet
 
-        return Figure(svg=svg(self._report()).decode())
+        return Figure(sheet=sheet(self._report()))
 
     def save(self, path: str | Path) -> Path:
         """Write a report: .html, .svg, .png, .csv or .jsonl. Raises `ValueError` for another suffix, or `OSError`."""

@@ -58,12 +58,12 @@ def html(report: Report) -> bytes:
 
 def svg(report: Report) -> bytes:
     """The two pictures of every dataset, one beside the other."""
-    return standalone(_sheet(report)).encode()
+    return standalone(sheet(report)).encode()
 
 
-def png_sheet(report: Report) -> bytes:
+def png_file(report: Report) -> bytes:
     """The same as PNG."""
-    return png(_sheet(report))
+    return png(sheet(report))
 
 
 def csv_table(report: Report) -> bytes:
@@ -84,7 +84,7 @@ def json_lines(report: Report) -> bytes:
 WRITERS: Final[dict[str, Callable[[Report], bytes]]] = {
     ".html": html,
     ".svg": svg,
-    ".png": png_sheet,
+    ".png": png_file,
     ".csv": csv_table,
     ".jsonl": json_lines,
 }
@@ -118,7 +118,7 @@ def _flat(run: Shown) -> dict[str, Any]:
     }
 
 
-def _sheet(report: Report) -> str:
+def sheet(report: Report) -> str:
     """All pictures in one, two beside each other."""
     placed, y, width = [], 0.0, 0.0
     for sha256, mine in report.by_dataset().items():

@@ -26,7 +26,7 @@ check: $(STAMP)          ## linters and the import contracts
 
 test: check              ## check, then the tests with branch coverage
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q -m "not long" -n 2 --dist loadfile
+	$(BIN)/coverage run -m pytest -q -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

@@ -1,6 +1,8 @@
 """Kernels are compiled into the project's cache before numba is imported; services run in one cluster for all tests."""
 
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +17,14 @@ prepare_kernel_cache()
 def pytest_addoption(parser):
     """One flag rewrites what scripts and snapshots expect; look at the difference before you commit it."""
     parser.addoption("--refresh", action="store_true", help="rewrite tests/cli/*.cli and tests/snapshots")
+
+
+def pytest_sessionstart(session):
+    """Compile f before test processes and services do it side by side, once for every f."""
+    done = prepare_kernel_cache() / "tests.compiled"
+    if not hasattr(session.config, "workerinput") and not done.exists():
+        subprocess.run([sys.executable, "-c", "from shared.service.worker import warm; warm()"], check=True)
+        done.touch()
 
 
 def pytest_runtest_teardown(item):

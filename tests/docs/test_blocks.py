@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OUTPUT = ("", "mermaid")  # what is shown, not typed
 COMMANDS = {"transmit", "compare", "explain", "compress", "decompress", "test", "list", "doctor", "demo", "codes", "serve"} | {
+    "bench",
     "curve",
     "sample",
     "report",
@@ -53,6 +54,7 @@ BLOCKS = [block for path in DOCUMENTS for block in blocks(path)]
 def test_what_is_not_run_is_listed_here():
     assert [(block.document, block.text.split()[0]) for block in BLOCKS if block.reason] == [
         ("README.md", "make"),
+        ("README.md", "codelength"),
         ("docs/operations.md", "docker"),
     ]
 

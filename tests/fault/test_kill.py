@@ -93,6 +93,7 @@ def kept(cluster) -> set[str]:
     return {path.name for path in cluster.directory.glob("*/transmissions/*/*")}
 
 
+@pytest.mark.long
 def test_a_lost_worker_is_replaced(lasting):
     identifier = start(lasting)
     wait_for(lasting.alice, identifier, under_way)

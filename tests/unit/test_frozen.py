@@ -17,7 +17,28 @@ CORPUS = np.frombuffer(TEXT * 12, dtype=np.uint8).astype(np.uint32)
 DATA = np.frombuffer((b"It was the epoch of belief; " + TEXT) * 4, dtype=np.uint8).astype(np.uint32)[:500]
 SHA = "0" * 64
 NAMES = [*STATISTICAL, *(f"small {name}" for name in SMALL_NETWORKS)]
-ADAPTED = ("context", "taps", ".h", "keys", "values", "seen", "before", "match", "clock", "recent", "memo", "orders")
+ADAPTED = (
+    "context",
+    "taps",
+    ".h",
+    "keys",
+    "values",
+    "seen",
+    "before",
+    "match",
+    "clock",
+    "recent",
+    "memo",
+    "orders",
+    "cells",
+    "curved",
+    "gates",
+    "normed",
+    "roots",
+    "hidden",
+    "symbols_in",
+    ".inputs",
+)
 """Parts of the names of arrays that are context, not learned."""
 
 

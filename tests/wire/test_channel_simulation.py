@@ -85,7 +85,7 @@ SPEC = {**preset("uniform").model_dump(mode="json"), "block_tokens": 4096}
 @pytest.mark.parametrize(
     "channel",
     [
-        "cut=9kB,slice=700B",
+        pytest.param("cut=9kB,slice=700B", marks=pytest.mark.long),
         pytest.param("reset=15kB,latency=10ms,jitter=10ms", marks=pytest.mark.long),
         pytest.param("flip=20kB,seed=3", marks=pytest.mark.long),
         pytest.param("blackhole=30kB,faults=2", marks=pytest.mark.long),

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo console test check check-long check-torch check-gpu bench bench-networks curves docs clean
+.PHONY: demo console test check check-long check-torch check-gpu bench bench-networks curves pictures docs clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -54,6 +54,9 @@ curves: $(STAMP)         ## the picture of docs/mathematics.md: make curves FILE
 	@test -n "$(FILE)" -a -n "$(CORPUS)" || { echo "say of what: make curves FILE=alice29.txt CORPUS=asyoulik.txt"; exit 2; }
 	$(BIN)/codelength curve $(FILE) --corpus $(CORPUS) --code ngram,mixing,recurrent --steps 0,1,3,10,30,100,245 \
 	    --online --png docs/curves.png
+
+pictures: $(STAMP)       ## the picture of the console, in Chromium
+	$(BIN)/python -m benchmarks.pictures
 
 docs: $(STAMP)           ## rewrite the generated parts of docs/
 	$(BIN)/python -m harness.document docs/protocol.md

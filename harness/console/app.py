@@ -30,7 +30,7 @@ from harness.console.services import ServiceError, Services
 from harness.console.settings import ConsoleSettings
 from harness.console.watching import Watches
 from harness.console.yardsticks import Yardsticks, temporary
-from harness.figures.shown import FINAL_STATES
+from harness.figures.shown import ended
 
 _HERE: Final = Path(__file__).parent
 _NUMBERS_SECONDS: Final = 0.1
@@ -312,7 +312,7 @@ def _add_live(app: FastAPI) -> None:
             while True:
                 try:
                     table, mine = await _table(held, sha256)
-                    under_way = [one for one in mine if one["state"] not in FINAL_STATES]
+                    under_way = [one for one in mine if not ended(one)]
                     for one in under_way:
                         if one["id"] not in followed:
                             await stack.enter_async_context(held.watches.looking(one["id"]))

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from harness.console.services import ServiceError, Services
 from harness.figures.curve import Curve, Growing
-from harness.figures.shown import FINAL_STATES, SHOWN_TOKENS, Name, Shown
+from harness.figures.shown import FINAL_STATES, SHOWN_TOKENS, Name, Shown, ended
 
 _MOST_SINGLE_COSTS: Final = 4_000_000
 _RATE_SECONDS: Final = 1.5
@@ -133,7 +133,8 @@ class Watch(Shown):
                     self.problems[service] = str(error)
                     self._tell()
             found = self.records.get(service)
-            if found is not None and found["state"] in FINAL_STATES and found["wire"]["final"]:
+            done = found is not None and ended(found) and found["wire"]["final"]
+            if done and ended(self.record):  # Bob's, too, goes on when Alice comes back
                 return
             await asyncio.sleep(0.5)
 

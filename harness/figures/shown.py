@@ -11,6 +11,11 @@ FINAL_STATES: Final = ("interrupted", "verified", "failed", "cancelled")
 SHOWN_TOKENS: Final = 1400
 
 
+def ended(record: dict[str, Any]) -> bool:
+    """Whether a service has done with a transmission; an interrupted one may go on by itself."""
+    return record["state"] in FINAL_STATES and not record.get("resuming")
+
+
 class Shown:
     """A transmission. records: as each service tells it. text: a part of what Bob decoded. problems: sentences for people."""
 
@@ -35,7 +40,7 @@ class Shown:
     @property
     def settled(self) -> bool:
         """Whether nothing will change any more."""
-        return all(one["state"] in FINAL_STATES and one["wire"]["final"] for one in self.records.values())
+        return all(ended(one) and one["wire"]["final"] for one in self.records.values())
 
     @property
     def width(self) -> int:

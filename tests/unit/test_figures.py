@@ -9,6 +9,7 @@ import pytest
 from harness.figures.curve import MOST_BINS, Curve, Growing
 from harness.figures.pictures import Run, bits_per_byte, cumulative, layer_bars
 from harness.figures.raster import png, standalone
+from harness.figures.shown import Shown
 from harness.figures.svg import ticks
 from harness.figures.text import spans, step
 
@@ -94,3 +95,11 @@ def test_a_png_needs_no_browser_and_no_fonts_of_the_system():
     assert "var(" not in standalone(svg)
     assert png(svg, zoom=1)[:8] == b"\x89PNG\r\n\x1a\n"
     assert png(svg, zoom=1) != png(svg.replace("tokens", ""), zoom=1)  # so letters are drawn
+
+
+def test_what_goes_on_by_itself_is_not_settled():
+    def record(state, **more):
+        return {"state": state, "wire": {"final": True}, **more}
+
+    assert Shown("x", {"alice": record("interrupted", resuming=False), "bob": record("interrupted")}).settled
+    assert not Shown("x", {"alice": record("interrupted", resuming=True), "bob": record("interrupted")}).settled

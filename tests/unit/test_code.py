@@ -346,6 +346,7 @@ for module in (arithmetic, *(import_module(f"shared.code.models.{kind}") for kin
 """
 
 
+@pytest.mark.long
 def test_no_float_in_kernels(tmp_path):
     """Exactness: not one floating point instruction in what numba made of the statistical presets and the coder.
 

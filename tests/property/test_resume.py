@@ -18,14 +18,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from alice.outbox import Outbox
 from shared.channel.errors import DivergedError, RemoteProtocolError
-from shared.channel.messages import Accept, Ack, Data, Done, Hello
+from shared.channel.messages import Accept, Ack, Data, Done, Hello, Prepared
 from shared.channel.states import State
+from shared.code.codec import prepare
 from shared.code.errors import CorruptCodeError
-from shared.code.spec import CodeSpec
+from shared.code.spec import CodeSpec, Start
 from shared.code.vocabulary import dataset_digest, from_tokens
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
 from shared.service.received import ReceivedLog, ReceivedReader
-from shared.service.snapshots import Snapshot, Snapshots
+from shared.service.snapshots import Snapshot, Snapshots, StoredSnapshot
 from tests.support import identity, pair, small, small_model
 
 MEMORY = Path("/dev/shm")  # thousands of syncs
@@ -34,7 +35,16 @@ SPECS = {
     "frequency": CodeSpec.from_fields({"model": small_model("frequency"), "block_tokens": 100, "segment_tokens": 30}),
     "ngram": CodeSpec.from_fields({"model": {"kind": "ngram", "table_bits": 10}, "block_tokens": 90, "segment_tokens": 90}),
     "recurrent": small("recurrent"),
+    "frozen": small("recurrent").with_training(frozen=True, start=Start(corpus="0" * 64, steps=3)),
 }
+
+
+def ready(spec):
+    """The predictor that either side begins with: of a spec with a start after its steps, which come before any snapshot."""
+    if spec.start is None:
+        return None
+    *_, (predictor, _) = prepare(spec, lambda: [TEXT[200:300]])
+    return predictor
 
 
 class Alice:
@@ -57,6 +67,7 @@ class Alice:
             sha256=identity(self.spec.vocabulary, self.tokens),
             data_bytes=16,
             held=(accept.records, accept.z_bytes),
+            predictor=ready(self.spec),
             clock=self.ticks,
         )
         if snapshot:
@@ -84,7 +95,7 @@ class Bob:
         self.log = ReceivedLog(directory / "received")
         self.synced = self.log.size, self.log.z_bytes
         self.snapshots = Snapshots(directory, spec, "decode", clock=ticks)
-        self.decoder = TransmissionDecoder(spec, max_tokens=1 << 20)
+        self.decoder = TransmissionDecoder(spec, max_tokens=1 << 20, predictor=ready(spec))
         self.reader = ReceivedReader(directory / "received")
         self.file = directory / "file"
         snapshot = self.snapshots.newest(lambda h: h["blocks"] <= self.log.checks and h["z_bytes"] <= self.log.z_bytes)
@@ -425,3 +436,43 @@ def test_a_flipped_weight_is_found_by_the_next_check():
     with pytest.raises((CorruptCodeError, DivergedError)):  # whichever sees it first
         receive()
     assert np.array_equal(np.concatenate(blocks), tokens[:200])
+
+
+def test_a_code_that_starts_from_a_corpus_goes_on_from_snapshots():
+    """PREPARED is the first record; whoever goes on from a snapshot is past it, and does not compare a model that has moved on."""
+    spec = SPECS["frozen"]
+    blocks = [TEXT[:100], TEXT[100:200], TEXT[200:300]]
+
+    def digest(tokens):
+        found = dataset_digest(spec.vocabulary)
+        found.update(from_tokens(TEXT[:tokens], spec.vocabulary))
+        return found
+
+    def stored(snapshot):
+        return StoredSnapshot(snapshot.head, memoryview(b"".join(bytes(part) for part in snapshot.state)))
+
+    alice = TransmissionEncoder(spec, blocks, data_bytes=16, predictor=ready(spec), clock=lambda: 0.0)
+    said, held = [], None
+    for message in alice.messages():
+        if message is not None:
+            said.append(message)
+        elif held is None and alice.between_blocks:
+            held = stored(alice.snapshot()), len(said)
+    assert isinstance(said[0], Prepared)
+    again = TransmissionEncoder(spec, blocks[1:], data_bytes=16, predictor=ready(spec), clock=lambda: 0.0)
+    again.restore(held[0], digest(100))
+    assert [message for message in again.messages() if message is not None] == said[held[1] :]
+    bob, out, kept = TransmissionDecoder(spec, max_tokens=300, predictor=ready(spec)), [], None
+    for message in said:
+        bob.take(message)
+        for block in bob.blocks():
+            if block is not None:
+                out.append(block[0])
+                kept = kept or stored(bob.snapshot())
+    assert np.array_equal(np.concatenate(out), TEXT[:300])
+    other = TransmissionDecoder(spec, max_tokens=300, predictor=ready(spec))
+    other.restore(kept, digest(100))
+    for message in said:
+        other.take(message)
+    assert np.array_equal(np.concatenate([block[0] for block in other.blocks() if block is not None]), TEXT[100:300])
+    assert other.finished

@@ -26,6 +26,7 @@ def run(name: str, load: Callable[[], Callable[[Settings], ASGIApp]], default_po
     settings = _settings()
     _prepare(settings)
     create_app = load()
+    _presets_exist(settings.warm or "")
     from shared.service.server import listen, serve
 
     port = default_port if settings.port is None else settings.port
@@ -64,6 +65,14 @@ def _prepare(settings: Settings) -> None:
         _try_to_write(settings.state_directory)
     except OSError as error:
         refuse(UNAVAILABLE, f"cannot write to {settings.state_directory}: {reason(error)}; set CODELENGTH_STATE_DIRECTORY")
+
+
+def _presets_exist(warm: str) -> None:
+    from shared.code.models import PRESETS  # numba, which must find its cache prepared
+
+    unknown = [name for name in warm.split(",") if name and name not in PRESETS]
+    if unknown:
+        refuse(USAGE, f"CODELENGTH_WARM: no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}")
 
 
 def _try_to_write(directory: Path) -> None:

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.code.models import PRESETS
 from shared.service.kernels import default_cache_directory
 
 
@@ -53,6 +54,15 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(
         default=7 * 86400.0, ge=0, description="how long Alice goes on trying to reach Bob before she leaves it to her user"
     )
+
+    @field_validator("warm")
+    @classmethod
+    def _warm_is_known(cls, warm: str | None) -> str | None:
+        unknown = [name for name in (warm or "").split(",") if name and name not in PRESETS]
+        if unknown:
+            msg = f"no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}"
+            raise ValueError(msg)
+        return warm
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

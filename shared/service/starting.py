@@ -26,7 +26,6 @@ def run(name: str, load: Callable[[], Callable[[Settings], ASGIApp]], default_po
     settings = _settings()
     _prepare(settings)
     create_app = load()
-    _presets_exist(settings.warm or "")
     from shared.service.server import listen, serve
 
     port = default_port if settings.port is None else settings.port
@@ -44,7 +43,8 @@ def _settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         variable = "_".join(("CODELENGTH", *(str(part).upper() for part in first["loc"])))
-        refuse(USAGE, f"{variable}: {first['msg']}" if first["loc"] else str(first["msg"]).removeprefix("Value error, "))
+        said = str(first["msg"]).removeprefix("Value error, ")
+        refuse(USAGE, f"{variable}: {said}" if first["loc"] else said)
     for variable, path in (
         ("CERTIFICATE", settings.tls_certificate),
         ("KEY", settings.tls_key),
@@ -65,14 +65,6 @@ def _prepare(settings: Settings) -> None:
         _try_to_write(settings.state_directory)
     except OSError as error:
         refuse(UNAVAILABLE, f"cannot write to {settings.state_directory}: {reason(error)}; set CODELENGTH_STATE_DIRECTORY")
-
-
-def _presets_exist(warm: str) -> None:
-    from shared.code.models import PRESETS  # numba, which must find its cache prepared
-
-    unknown = [name for name in warm.split(",") if name and name not in PRESETS]
-    if unknown:
-        refuse(USAGE, f"CODELENGTH_WARM: no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}")
 
 
 def _try_to_write(directory: Path) -> None:

@@ -23,6 +23,12 @@ def test_the_command_line_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_services_prepare_the_kernel_cache_before_numba_is_there():
+    """Numba looks where its cache is when it is imported; in a read-only installation it finds no other place."""
+    code = "import sys, alice.__main__, bob.__main__, shared.service.starting; print('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
 def test_the_channel_knows_no_sockets():
     for path in (ROOT / "shared" / "channel").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

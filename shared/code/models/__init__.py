@@ -1,10 +1,9 @@
-"""The registry: presets by name, and the predictor of a spec. Models are imported when they are built, not before."""
+"""The registry: presets by name, and the predictor of a spec. Models, and numba, are imported when one is built, not before."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.code.errors import UnknownPresetError
-from shared.code.models.base import Predictor
 from shared.code.spec import (
     BytesVocabulary,
     CodeSpec,
@@ -18,6 +17,9 @@ from shared.code.spec import (
     UniformModel,
     Vocabulary,
 )
+
+if TYPE_CHECKING:
+    from shared.code.models.base import Predictor  # numba
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) ->
     return preset(code, vocabulary) if isinstance(code, str) else CodeSpec.from_fields(code)
 
 
-def build(spec: CodeSpec) -> Predictor:
+def build(spec: CodeSpec) -> "Predictor":
     """A fresh predictor, p^(0)."""
     if spec.numerics == "native":
         from shared.code.models.native import Native

@@ -32,6 +32,7 @@ from harness.commands import (
     parse_channel,
     post,
     prepare,
+    presets_of,
     spec_of,
     start_cluster,
     status_of,
@@ -97,8 +98,6 @@ def transmit(
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
-    if (alice is None) != (bob is None):
-        die(USAGE, "--alice and --bob come together")
     if regime not in (None, "online", "frozen"):
         die(USAGE, f"there is no regime {regime!r}: online or frozen")
     if corpus is None and steps:
@@ -107,9 +106,7 @@ def transmit(
         must_be_readable(corpus, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = open_client(
-            stack, alice, bob, wire, warm=chosen if isinstance(chosen, str) else "", channel=channel, as_json=as_json
-        )
+        client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, as_json=as_json)
         dataset = post(client, file, form, vocabulary_size, as_json=as_json)
         training: dict[str, Any] = {} if regime is None else {"regime": regime}
         if corpus is not None:
@@ -156,10 +153,7 @@ def compare(
     """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
     from harness import comparison
 
-    die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
-    if (alice is None) != (bob is None):
-        die(USAGE, "--alice and --bob come together")
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)

@@ -103,12 +103,10 @@ def _ask(found: "object", asked: list[str], codes: str, alice: str | None, bob: 
     for name in asked:
         if name not in ids and not Path(name).is_file():
             fail(USAGE, f"{name}: is neither a file nor a transmission's id, which has 32 hexadecimal digits")
-    if (alice is None) != (bob is None):
-        fail(USAGE, "--alice and --bob come together")
     if ids and alice is None:
         alice, bob = "http://127.0.0.1:8001", "http://127.0.0.1:8002"
     with ExitStack() as stack:
-        client = open_client(stack, alice, bob, None)
+        client = open_client(stack, alice, bob, None, warm=codes)
         add = partial(add_from_services, found, client)
         for name in asked:
             if name in ids:

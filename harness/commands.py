@@ -84,12 +84,24 @@ def chosen_presets(client: "Client", codes: str | None, *, but: tuple[str, ...] 
     known = [one["name"] for one in client.codes()]
     if codes is None:
         return [name for name in known if name not in but]
+    names = _known(codes, known, as_json=as_json)
+    if not names:
+        fail(USAGE, f"no preset is named; there are {', '.join(known)}", as_json=as_json, slug="unknown-code")
+    return names
+
+
+def _known(codes: str, known: list[str], *, as_json: bool) -> list[str]:
     names = [name.strip() for name in codes.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        said = f"no preset is called {', '.join(unknown) or 'so'}; there are {', '.join(known)}"
+    if unknown:
+        said = f"no preset is called {', '.join(unknown)}; there are {', '.join(known)}"
         fail(USAGE, said, as_json=as_json, slug="unknown-code")
     return list(dict.fromkeys(names))
+
+
+def presets_of(*codes: str | dict[str, Any]) -> str | None:
+    """What private services are to have loaded for these codes, as `warm`: None, all, where Alice is to choose among all."""
+    return None if "auto" in codes else ",".join(code for code in codes if isinstance(code, str))
 
 
 def spec_of(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
@@ -115,10 +127,10 @@ def start_cluster(
     """Private services, with the presets that `warm` names loaded (all if None), and the console where it is given a port."""
     from harness.cluster import Cluster, StartError
 
-    known = None if warm is None else [name for name in preset_names("") if name in warm.split(",")]
+    names = None if warm is None else _known(warm, preset_names(""), as_json=as_json)
     own = {"wire": {"CODELENGTH_WIRE_CHANNEL": channel or ""}}
     try:
-        return stack.enter_context(Cluster(warm=known, own=own, console_port=console_port))
+        return stack.enter_context(Cluster(warm=names, own=own, console_port=console_port))
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)
 
@@ -149,10 +161,15 @@ def open_client(
     patience: float | None = 5.0,
     cluster: "Cluster | None" = None,
 ) -> "Client":
-    """Of running services, or of private ones, which load the presets that `warm` names (all if None) before they are ready."""
+    """Of running services, or of private ones, which load the presets that `warm` names (all if None) before they are ready.
+
+    Ends the command where only one of `alice` and `bob` is given.
+    """
     from harness.client import Client, RequestError, Urls
     from harness.cluster import StartError, wait_ready
 
+    if (alice is None) != (bob is None):
+        fail(USAGE, "--alice and --bob come together", as_json=as_json)
     try:
         if alice is not None and bob is not None:
             deadline = time.monotonic() + 180

@@ -21,6 +21,7 @@ from harness.commands import (
     must_be_readable,
     open_client,
     post,
+    presets_of,
     spec_of,
     transmit_dataset,
 )
@@ -52,8 +53,6 @@ def curve(
 
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
-    if (alice is None) != (bob is None):
-        die(USAGE, "--alice and --bob come together")
     if png is not None and not png.absolute().parent.is_dir():
         die(USAGE, f"{png}: there is no such directory")
     if corpus is not None:
@@ -66,7 +65,7 @@ def curve(
             wanted = curves.parse_steps(steps)
             if corpus is None and wanted != [0]:
                 die(USAGE, "--steps needs a --corpus to take them on")
-            client = open_client(stack, alice, bob, wire, as_json=as_json)
+            client = open_client(stack, alice, bob, wire, warm=presets_of(*chosen), as_json=as_json)
             dataset = post(client, file, form, vocabulary_size, as_json=as_json)
             found = curves.Curve(client, dataset, resume)
             held = None
@@ -125,13 +124,13 @@ def sample(
     die = partial(fail, as_json=as_json)
     if (file is None) == (transmission is None):
         die(USAGE, "name a FILE to be sent first, or a --transmission")
-    if (alice is None) != (bob is None) or (transmission is not None and bob is None):
-        die(USAGE, "--alice and --bob come together" + (", with --transmission" if transmission is not None else ""))
+    if transmission is not None and bob is None:
+        die(USAGE, "--transmission needs the services that hold it: --alice and --bob")
     if file is not None:
         must_be_readable(file, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = open_client(stack, alice, bob, wire, as_json=as_json)
+        client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), as_json=as_json)
         if file is not None:
             dataset = post(client, file, form, vocabulary_size, as_json=as_json)
             result = transmit_dataset(client, dataset["id"], chosen, as_json=as_json)

@@ -165,7 +165,18 @@ def public(module):
 
 
 PLAIN = {"zeros", "from_numpy", "to_numpy", "assign", "shift", "twin"}
-HELPERS = {"keeps_denormals", "whole", "exp", "exponent", "power", "largest", "quantized", "inverse_rms", "mean_product"}
+HELPERS = {
+    "keeps_denormals",
+    "whole",
+    "exp",
+    "sigmoid",
+    "exponent",
+    "power",
+    "largest",
+    "quantized",
+    "inverse_rms",
+    "mean_product",
+}
 KERNELS = sorted((public(fused) | public(attention)) - PLAIN - HELPERS - {"score_factor"})
 
 

@@ -126,7 +126,8 @@ def exp(x: np.float32) -> np.float32:
 
 
 @kernel
-def _sigmoid(x: np.float32) -> np.float32:
+def sigmoid(x: np.float32) -> np.float32:
+    """1 / (1 + e^−x)."""
     e = exp(-min(abs(x), _GATE_LIMIT))
     s = _ONE / (_ONE + e)
     return s if x >= _ZERO else e * s
@@ -326,7 +327,7 @@ def gated_scan(
     for row in range(raw.shape[0]):
         here = first + row
         for i in range(width):
-            a = _sigmoid(np.float32(raw[row, i] * scale) + bias[i])
+            a = sigmoid(np.float32(raw[row, i] * scale) + bias[i])
             c = np.float32(raw[row, width + i] * scale)
             value = a * h[here, i] + (_ONE - a) * c
             keep[row, i] = a
@@ -336,7 +337,7 @@ def gated_scan(
         r[row] = inverse_rms(h[streams + here])
         for i in range(width):
             u[row, i] = h[streams + here, i] * r[row]
-            out[row, i] = quantized(u[row, i] * (gate[row, i] * _sigmoid(gate[row, i])))
+            out[row, i] = quantized(u[row, i] * (gate[row, i] * sigmoid(gate[row, i])))
 
 
 @kernel
@@ -352,7 +353,7 @@ def gated_scan_backward(
         for i in range(width):
             d = np.float32(raw[row, i] * scale)
             g = gate[row, i]
-            s = _sigmoid(g)
+            s = sigmoid(g)
             du[i] = d * (g * s)
             dz[row, 2 * width + i] = d * u[row, i] * (s * (_ONE + g * (_ONE - s)))
         mean = mean_product(du, u[row])

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from shared.code.compiled import kernel
 from shared.code.exact.constants import F32, F64, FLUSH, first_weights
-from shared.code.exact.fused import exp, exponent, inverse_rms, largest, mean_product, power, whole
+from shared.code.exact.fused import exp, exponent, inverse_rms, largest, mean_product, power, sigmoid, whole
 from shared.code.models.base import I64
 
 I16 = npt.NDArray[np.int16]
@@ -169,13 +169,6 @@ def parameters(width: int) -> int:
 
 
 @kernel
-def _sigmoid(x: np.float32) -> np.float32:
-    e = exp(-min(abs(x), _GATE_LIMIT))
-    s = _ONE / (_ONE + e)
-    return s if x >= _ZERO else e * s
-
-
-@kernel
 def _tanh(x: np.float32) -> np.float32:
     e = exp(-min(abs(x) * _TWO, _GATE_LIMIT))
     s = (_ONE - e) / (_ONE + e)
@@ -225,9 +218,9 @@ def _predict_layer(layer: Layer, position: np.int64, one: np.int64, two: np.int6
             normed[j] = n
             gates[j] = n * layer.shape[0, j] + layer.shape[1, j]
     for j in range(width):
-        gates[j] = _sigmoid(gates[j])
+        gates[j] = sigmoid(gates[j])
         gates[width + j] = _tanh(gates[width + j])
-        gates[2 * width + j] = _sigmoid(gates[2 * width + j])
+        gates[2 * width + j] = sigmoid(gates[2 * width + j])
     old, cells, curved = layer.cells[position], layer.cells[position + 1], layer.curved[position]
     for j in range(width):
         c = gates[j] * old[j] + (_ONE - gates[j]) * gates[width + j]

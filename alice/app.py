@@ -5,7 +5,7 @@ import contextlib
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,17 +13,15 @@ from alice.sending import Sending
 from shared.code.errors import VocabularyError
 from shared.code.models import spec_of
 from shared.code.spec import CodeSpec, Start
-from shared.code.vocabulary import MAX_VOCABULARY_SIZE
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, reading_routes
 from shared.service.auth import require_token
 from shared.service.choosing import AUTO
 from shared.service.corpora import corpora_routes, origin_of
 from shared.service.errors import BusyError, ConflictError, MalformedRequestError, NotFoundError, TooLargeError
-from shared.service.forms import Form
 from shared.service.records import Code, CodeReference, Dataset, FBitsRecord, Transmission, codes, measured_f
 from shared.service.settings import Settings
 from shared.service.transfer import Recorder
-from shared.service.uploads import UPLOAD, uploaded
+from shared.service.uploads import UPLOAD, FormOrNone, Name, SizeOrNone, uploaded
 
 
 class DatasetList(BaseModel):
@@ -71,13 +69,9 @@ async def post_dataset(
     request: Request,
     held: Held,
     response: Response,
-    name: Annotated[str, Query(max_length=255, examples=["hello.txt"])] = "",
-    form: Annotated[
-        Form | None, Query(description="what the body is, where its media type does not say so", examples=["npy"])
-    ] = None,
-    vocabulary_size: Annotated[
-        int | None, Query(ge=1, le=MAX_VOCABULARY_SIZE, description="m, for npy and uint16", examples=[50257])
-    ] = None,
+    name: Name = "",
+    form: FormOrNone = None,
+    vocabulary_size: SizeOrNone = None,
 ) -> Dataset:
     """Keep a dataset: octets (m = 256), token ids as JSON, or a file of them (.npy, uint16 little endian), also as multipart."""
     async with uploaded(request, held, name, form, vocabulary_size) as upload:

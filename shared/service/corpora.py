@@ -5,22 +5,20 @@ import contextlib
 from pathlib import Path
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel
 
 from shared.code.errors import CorpusError
 from shared.code.size import asset_bits
 from shared.code.spec import CodeSpec, Vocabulary
-from shared.code.vocabulary import MAX_VOCABULARY_SIZE
 from shared.service.app import PROBLEMS, Held, Services
 from shared.service.auth import require_token
 from shared.service.coding import read_blocks
 from shared.service.errors import ConflictError, NotFoundError
-from shared.service.forms import Form
 from shared.service.records import Corpus
 from shared.service.starts import Origin
-from shared.service.uploads import UPLOAD, uploaded
+from shared.service.uploads import UPLOAD, FormOrNone, Name, SizeOrNone, uploaded
 
 _EXAMPLE: Final = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
 CorpusId = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{64}$", description="the corpus's SHA-256", examples=[_EXAMPLE])]
@@ -72,13 +70,9 @@ def corpora_routes() -> APIRouter:
         request: Request,
         held: Held,
         response: Response,
-        name: Annotated[str, Query(max_length=255, examples=["shakespeare.txt"])] = "",
-        form: Annotated[
-            Form | None, Query(description="what the body is, where its media type does not say so", examples=["npy"])
-        ] = None,
-        vocabulary_size: Annotated[
-            int | None, Query(ge=1, le=MAX_VOCABULARY_SIZE, description="m, for npy and uint16", examples=[50257])
-        ] = None,
+        name: Name = "",
+        form: FormOrNone = None,
+        vocabulary_size: SizeOrNone = None,
     ) -> Corpus:
         """Keep a corpus, in any form that a dataset may have; what f is charged for it is measured, a second for a megabyte."""
         async with uploaded(request, held, name, form, vocabulary_size) as upload:

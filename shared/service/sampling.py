@@ -17,7 +17,7 @@ from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec
 from shared.service.coding import read_blocks
 from shared.service.kernels import ready_for
-from shared.service.starts import Origin, Snapshots
+from shared.service.starts import Origin, TrainedModels
 from shared.service.worker import Aborted, Output, Pipe, ready_predictor
 
 _PART_BYTES: Final = 1 << 16
@@ -45,7 +45,7 @@ class SampleJob:
         """Do it; the result is a `Sampled`."""
         spec = CodeSpec.parse(self.spec)
         ready_for(spec)
-        kept = Snapshots(Path(self.snapshots), self.max_bytes)
+        kept = TrainedModels(Path(self.snapshots), self.max_bytes)
         family = hashlib.sha256(f"{spec.digest()} the end of {self.transmission}".encode()).hexdigest()
         predictor = build(spec)
         if spec.frozen:

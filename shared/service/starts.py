@@ -47,7 +47,7 @@ def starting(spec: CodeSpec, origin: Origin) -> Iterator[tuple[Predictor, bool]]
     """
     start = spec.start
     assert start is not None
-    path, kept = Path(origin.corpus), Snapshots(Path(origin.snapshots), origin.max_bytes)
+    path, kept = Path(origin.corpus), TrainedModels(Path(origin.snapshots), origin.max_bytes)
     _verify(path, spec)
     predictor = kept.latest(spec)
     had = -1 if predictor is None else predictor.steps
@@ -59,8 +59,8 @@ def starting(spec: CodeSpec, origin: Origin) -> Iterator[tuple[Predictor, bool]]
     yield from prepare(spec, blocks, predictor, finish=lambda one: kept.keep(spec, one) if one.steps > had else None)
 
 
-class Snapshots:
-    """The snapshots of one service. A file that cannot be written is not kept; nothing else suffers."""
+class TrainedModels:
+    """The models that one service keeps, as snapshots. A file that cannot be written is not kept; nothing else suffers."""
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._directory = directory

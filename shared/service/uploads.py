@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Annotated, Any, Final
 
-from fastapi import Request
+from fastapi import Query, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -54,6 +54,10 @@ UPLOAD: Final = {
         },
     }
 }
+
+Name = Annotated[str, Query(max_length=255, examples=["hello.txt"])]
+FormOrNone = Annotated[Form | None, Query(description="what the body is, where its media type does not say so", examples=["npy"])]
+SizeOrNone = Annotated[int | None, Query(ge=1, le=MAX_VOCABULARY_SIZE, description="m, for npy and uint16", examples=[50257])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from shared.code.errors import CorpusError
 from shared.code.spec import CodeSpec, Start
 from shared.code.vocabulary import dataset_digest
 from shared.service import starts
-from shared.service.starts import Origin, Snapshots, starting
+from shared.service.starts import Origin, TrainedModels, starting
 
 CORPUS = np.random.default_rng(0).integers(0, 256, 700, dtype=np.uint8).tobytes()
 
@@ -82,5 +82,5 @@ def test_a_foreign_state_under_the_right_name(origin, tmp_path):
     made(4, origin)
     (path,) = (tmp_path / "kept").glob("*")
     path.rename(path.with_name(path.name.replace("-4.", "-6.")))
-    assert Snapshots(tmp_path / "kept", 1 << 20).latest(spec_of(6)) is None
+    assert TrainedModels(tmp_path / "kept", 1 << 20).latest(spec_of(6)) is None
     assert not list((tmp_path / "kept").glob("*"))

@@ -1,8 +1,9 @@
 """What the services tell about datasets, codes and transmissions: the JSON of every interface, in one place."""
 
+import base64
 import contextlib
+import json
 import os
-import pickle
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,20 +163,20 @@ def coded_sources() -> dict[str, tuple[bytes, int]]:
     """By `source_module`, f's source archive, and the length of its code in bits; kept beside the kernels of the same f."""
     place = os.environ.get("NUMBA_CACHE_DIR")
     if place is None:
-        return _code_sources()
-    kept = Path(place) / "sources.pickle"
-    with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
-        loaded: dict[str, tuple[bytes, int]] = pickle.loads(kept.read_bytes())  # noqa: S301 - ours, like the kernels there
-        return loaded
-    found = _code_sources()
-    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=place, delete=False) as file:
-        file.write(pickle.dumps(found))
-        file.flush()
-        Path(file.name).replace(kept)
+        return _compressed_sources()
+    kept = Path(place) / "sources.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        fields = json.loads(kept.read_bytes())
+        return {module: (base64.b64decode(code, validate=True), int(bits)) for module, (code, bits) in fields.items()}
+    found = _compressed_sources()
+    written = json.dumps({module: (base64.b64encode(code).decode("ascii"), bits) for module, (code, bits) in found.items()})
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=place) as directory:
+        (Path(directory) / kept.name).write_text(written, encoding="ascii")
+        (Path(directory) / kept.name).replace(kept)
     return found
 
 
-def _code_sources() -> dict[str, tuple[bytes, int]]:
+def _compressed_sources() -> dict[str, tuple[bytes, int]]:
     found: dict[str, tuple[bytes, int]] = {}
     specs = [preset(name) for name in PRESETS]
     for spec in [*specs, preset("recurrent").model_copy(update={"numerics": "native"})]:

@@ -91,17 +91,39 @@ def draw(results: list[Entry], file: str, place: Path) -> None:
         points.append(point)
         ours = one["kind"] == "code"
         axes.scatter(*point, s=42, color="#1f6f8b" if ours else "#b5651d", marker="o" if ours else "s", zorder=3)
-        axes.annotate(one["name"], point, xytext=(5, 5), textcoords="offset points", fontsize=8.5)
     axes.step(*zip(*frontier(points), strict=True), where="pre", color="#999999", linewidth=1, zorder=1)
     axes.set_xscale("log")
     axes.set_xlabel("decompression, kB/s (end to end for codes: circles)")
     axes.set_ylabel("bits per byte, |f| and decompressors not charged")
     axes.set_title(f"{file}, {rows[0]['bytes']:,} bytes: below and to the right is better")
     axes.grid(visible=True, which="major", alpha=0.3)
+    axes.margins(x=0.09, y=0.06)
     figure.tight_layout()
+    _label(figure, axes, [one["name"] for one in rows], points)
     place.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(place, metadata={"Date": None} if place.suffix == ".svg" else None)
     plt.close(figure)
+
+
+def _label(figure: Any, axes: Any, names: list[str], points: list[tuple[float, float]]) -> None:
+    """Write each name beside its point, at the first place around it that is free."""
+    from matplotlib.transforms import Bbox
+
+    centres = axes.transData.transform(points)
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    places = [(side, above) for above in (5, -12, 17, -24, 29, -36, 41) for side in ("left", "right", "center")]
+    for name, point in sorted(zip(names, points, strict=True), key=lambda one: one[1]):
+        for side, above in places:
+            shift = {"left": 6, "right": -6, "center": 0}[side]
+            text = axes.annotate(name, point, xytext=(shift, above), textcoords="offset points", fontsize=8.5, ha=side)
+            box = text.get_window_extent(figure.canvas.get_renderer())
+            if not any(box.overlaps(other) for other in taken) and axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1):
+                break
+            text.remove()
+        else:
+            text = axes.annotate(name, point, xytext=(6, 5), textcoords="offset points", fontsize=8.5)
+            box = text.get_window_extent(figure.canvas.get_renderer())
+        taken.append(box)
 
 
 def document(results: list[Entry], picture: str) -> str:

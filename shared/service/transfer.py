@@ -54,7 +54,9 @@ class Conversation:
         """What the link brought that is no conversation: a wrong peer, or damage, and then the next connection may be better."""
 
     async def say(self, *messages: Message) -> None:
-        """Send messages; waits while the peer takes nothing."""
+        """Send messages; waits while the peer takes nothing. After the peer's last word, which `hear` tells, nothing is sent."""
+        if self.channel.state is State.CLOSED:
+            return
         for message in messages:
             self.channel.send(message)
         data = self.channel.data_to_send()

@@ -4,8 +4,13 @@ import httpx
 import numpy as np
 import pytest
 
+from bob.app import create_app as create_bob
 from harness.console.app import create_app
 from harness.console.settings import ConsoleSettings
+from shared.code.models import preset
+from shared.code.size import FBits
+from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission
+from shared.service.settings import Settings
 
 TEXT = (b"It was the best of times, it was the worst of times. " * 3000)[:100_000]
 
@@ -76,6 +81,29 @@ def test_bob_tells_what_he_has_decoded(cluster, client):
     assert bytes(piece["tokens"]) == TEXT[70_000:70_500]
     assert np.allclose(piece["bits"], costs[70_000:70_500], atol=1e-4)
     assert (newest["pieces"][0]["first"], bytes(newest["pieces"][0]["tokens"])) == (len(TEXT) - 10, TEXT[-10:])
+
+
+async def test_what_bob_has_only_heard_of_is_an_empty_text(tmp_path):
+    """His record is there before the first token: a page opened in that moment must not say that nothing is held."""
+    app, identifier, spec = create_bob(Settings(state_directory=tmp_path, warm="")), "0" * 32, preset("ngram")
+    dataset = Dataset(
+        id="", sha256="", vocabulary="bytes", vocabulary_size=256, tokens=9, bytes=None, media_type="text/plain", name="x"
+    )
+    record = Transmission(
+        id=identifier,
+        dataset=dataset,
+        code=CodeReference.of("ngram", spec),
+        f_bits=FBitsRecord.of(FBits(spec=1, source=1, assets=0)),
+    )
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://bob", timeout=30) as http,
+    ):
+        app.state.services.registry.add(record)
+        for path, status in (("decoded", 200), ("decoded?first=0", 200), ("reconstruction", 409)):
+            answer = await http.get(f"/transmissions/{identifier}/{path}")
+            assert answer.status_code == status
+            assert answer.json().get("pieces", []) == []
 
 
 async def test_token_ids_are_shown_as_numbers(console, cluster, client):

@@ -55,12 +55,14 @@ class Cluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, _Command] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._found: dict[int, socket.socket] = {}  # free ports, kept until their process starts for the first time
         self.alice = self.bob = self.wire = self.console = ""
 
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="codelength-")
         sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in ("alice", "bob", "relay", "counts")}
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
+        self._found = {one.getsockname()[1]: one for one in sockets.values()}
         self.alice, self.bob, self.wire = (f"http://127.0.0.1:{ports[name]}" for name in ("alice", "bob", "counts"))
         common = {
             "CODELENGTH_STATE_DIRECTORY": self._directory.name,
@@ -76,13 +78,13 @@ class Cluster:
             "wire": _Command(("-m", "harness.wire"), common, "CODELENGTH_WIRE_LISTEN_FDS", (ports["relay"], ports["counts"])),
         }
         if self._console_port is not None:
-            port = _free(self._console_port)
+            free = _free(self._console_port)
+            port = free.getsockname()[1]
+            self._found[port] = free
             self.console = f"http://127.0.0.1:{port}"
             urls = {"CODELENGTH_CONSOLE_ALICE_URL": self.alice, "CODELENGTH_CONSOLE_BOB_URL": self.bob}
             console = _Command(("-m", "harness.console"), {**common, **urls}, "CODELENGTH_CONSOLE_LISTEN_FD", (port,))
             self._commands["console"] = console
-        for one in sockets.values():  # found free; each process gets its own, whenever it is started
-            one.close()
         try:
             for name in self._commands:
                 self._start(name)
@@ -102,6 +104,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for one in self._found.values():
+            one.close()
         if self._directory is not None:
             self._directory.cleanup()
 
@@ -130,7 +134,7 @@ class Cluster:
         command = self._commands[name]
         with contextlib.ExitStack() as stack:
             log = stack.enter_context((Path(self._directory.name) / f"{name}.log").open("ab"))
-            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", port))) for port in command.ports]
+            sockets = [stack.enter_context(self._socket(port)) for port in command.ports]
             numbers = ",".join(str(one.fileno()) for one in sockets)
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *command.arguments],
@@ -141,6 +145,9 @@ class Cluster:
                 stderr=log if self._quiet else None,
                 start_new_session=True,  # Ctrl-C is for us, who then stop them
             )
+
+    def _socket(self, port: int) -> socket.socket:
+        return self._found.pop(port) if port in self._found else socket.create_server(("127.0.0.1", port))
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
@@ -153,15 +160,12 @@ class Cluster:
             raise StartError(f"{name} ended at its start:\n{self.log(name)}")
 
 
-def _free(port: int) -> int:
-    """The port, or another one if it is taken."""
+def _free(port: int) -> socket.socket:
+    """A socket that listens on the port, or on another one if it is taken."""
     try:
-        one = socket.create_server(("127.0.0.1", port))
+        return socket.create_server(("127.0.0.1", port))
     except OSError:
-        one = socket.create_server(("127.0.0.1", 0))
-    with one:
-        found: int = one.getsockname()[1]
-    return found
+        return socket.create_server(("127.0.0.1", 0))
 
 
 def wait_ready(url: str, deadline: float, check: object = None, *, patience: float | None = None) -> None:

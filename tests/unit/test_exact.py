@@ -72,11 +72,15 @@ def arguments(name, rng, kind):
         case "gather":
             return [empty("float32", ROWS, WIDTH), floats(rng, kind, SIZE, WIDTH), rng.integers(0, SIZE, ROWS)]
         case "scatter":
-            return [empty("float64", SIZE, WIDTH), rng.integers(0, SIZE // 4, ROWS), f32]
+            return [empty("float64", SIZE, WIDTH), rng.integers(0, SIZE // 4, ROWS), f32, np.abs(f32).max()]
         case "sum_rows":
-            return [empty("float64", 1, WIDTH), f32]
+            return [empty("float64", 1, WIDTH), f32, np.abs(f32).max()]
         case "quantize":
-            return [empty("int16", ROWS, WIDTH), f32, 13]
+            return [empty("int16", ROWS, WIDTH), f32, np.abs(f32).max(), 13]
+        case "peak":
+            return [f32]
+        case "product_peak":
+            return [raws(rng, kind, ROWS, WIDTH), SCALE]
         case "norm_taps":
             kept = units(rng, (TAPS - 1) * STREAMS + ROWS, WIDTH)
             tail = slice(STREAMS, ROWS)  # rows in the middle of a segment, as a decoder has them
@@ -148,7 +152,9 @@ def arguments(name, rng, kind):
                 return forward
             attention.attend(*forward)
             outputs = [empty("float32", ROWS, 3 * WIDTH), empty("float64", heads, context + 1)]
-            return [*outputs, raws(rng, kind, ROWS, WIDTH), SCALE, *forward[1:7], factor, STREAMS, context]
+            raw = raws(rng, kind, ROWS, WIDTH)
+            bound = fused.product_peak(raw, SCALE)
+            return [*outputs, raw, SCALE, *forward[1:7], factor, STREAMS, context, bound]
         case "slide":
             return [units(rng, STREAMS, 9, WIDTH), 5, 4]
         case "exp":

@@ -9,7 +9,7 @@ from shared.code.errors import NonPortableOperation
 from shared.code.exact import fused, kernels, products, reference
 from shared.code.exact.guard import Guard
 from shared.code.exact.trace import Difference, Entry, Trace, digest, first_difference, watched
-from shared.code.models.recurrent import Recurrent
+from shared.code.models.network import Network
 from tests.support import decode, encode
 from tests.unit.test_exact import CODES, SMALL, TEXT
 
@@ -153,9 +153,9 @@ def flip(array, row, bit):
 
 def recorded(flipped_token):
     kernels.choose("reference")
-    predictor = Recurrent(SMALL)
+    predictor = Network(SMALL)
     if flipped_token is not None:
-        flip(predictor._embedding._table.values, flipped_token, 0)
+        flip(predictor._trunk._embedding._table.values, flipped_token, 0)
     with Trace() as trace:
         encode(SMALL, TOKENS, predictor)
     return trace.entries
@@ -176,7 +176,7 @@ def test_the_trace_names_the_first_operation_that_differs():
 def watching(name, monkeypatch, change=None):
     entries = []
     monkeypatch.setattr(kernels, "_chosen", watched({"fused": fused, "reference": reference}[name], entries))
-    predictor = Recurrent(SMALL)
+    predictor = Network(SMALL)
     if change:
         change(predictor)
     encode(SMALL, TOKENS, predictor)
@@ -186,7 +186,7 @@ def watching(name, monkeypatch, change=None):
 def test_watched_kernels_agree_and_name_the_first_that_does_not(monkeypatch):
     ours = watching("fused", monkeypatch)
     assert first_difference(ours, watching("reference", monkeypatch)) is None
-    theirs = watching("reference", monkeypatch, lambda p: flip(p._layers[0]._bias.values, 0, 22))
+    theirs = watching("reference", monkeypatch, lambda p: flip(p._trunk._layers[0]._bias.values, 0, 22))
     assert first_difference(ours, theirs).ours.name == "gated_scan"
     monkeypatch.setattr(reference, "relu_squared_backward", lambda dz, raw, scale, z: dz.copy_(z * 0.5))
     watched_reference = watching("reference", monkeypatch)

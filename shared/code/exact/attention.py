@@ -98,21 +98,17 @@ def _back_through_norm(dz: F32, du: F32, u: F32, r: np.float32) -> None:
 @kernel
 def attend_backward(
     dz: F32, dbias: F64, raw: F64, scale: float, u: F32, r: F32, queries: I16, keys: I16, values: I16, weights: I16,
-    factor: np.float32, streams: int, context: int,
+    factor: np.float32, streams: int, context: int, bound: np.float32,
 ) -> None:  # fmt: skip
     """The gradient dz [N, 3H] and dbias [A, C + 1] from d = raw · scale [N, H], the gradient of `attend`'s output.
 
-    Keys and values of earlier segments get none. Gradients are rounded to integers before every sum: d at one scale for the
-    segment, score gradients at one for each stream and head.
+    Keys and values of earlier segments get none. bound: of all |d|. Gradients are rounded to integers before every sum: d at
+    one scale for the segment, score gradients at one for each stream and head.
     """
     rows, width = raw.shape
     heads = dbias.shape[0]
     size, positions = width // heads, rows // streams
-    peak = np.float32(0)
-    for row in range(rows):
-        for i in range(width):
-            peak = max(peak, abs(np.float32(raw[row, i] * scale)))
-    e = exponent(peak)
+    e = exponent(bound)
     up = power(GRADIENT_BITS - e)
     pair_down = np.float64(power(e - GRADIENT_BITS - ACTIVATION_BITS))
     sum_down = pair_down * np.float64(2.0**-_WEIGHT_BITS)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shared.code.errors import UnknownPresetError
+from shared.code.ranks import ALONE, Ranks
 from shared.code.spec import (
     BytesVocabulary,
     CodeSpec,
@@ -93,8 +94,8 @@ def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) ->
     return preset(code, vocabulary) if isinstance(code, str) else CodeSpec.from_fields(code)
 
 
-def build(spec: CodeSpec) -> "Predictor":
-    """A fresh predictor, p^(0)."""
+def build(spec: CodeSpec, ranks: Ranks = ALONE) -> "Predictor":
+    """A fresh predictor, p^(0). ranks: the processes that share a network's streams; the other models do not."""
     if spec.numerics == "native":
         from shared.code.models.native import Native
 
@@ -120,11 +121,7 @@ def build(spec: CodeSpec) -> "Predictor":
             from shared.code.models.ensemble import Ensemble
 
             return Ensemble(spec.vocabulary_size, model)
-        case RecurrentModel():
-            from shared.code.models.recurrent import Recurrent
+        case RecurrentModel() | TransformerModel():
+            from shared.code.models.network import Network
 
-            return Recurrent(spec)
-        case TransformerModel():
-            from shared.code.models.transformer import Transformer
-
-            return Transformer(spec)
+            return Network(spec, ranks)

@@ -18,6 +18,7 @@ import torch
 
 from shared.code.exact import products
 from shared.code.exact.constants import ACTIVATION_BITS, GRADIENT_BITS, WEIGHT_BITS, first_weights
+from shared.code.ranks import Ranks
 from shared.code.training import Step
 
 Array = Any  # a NumPy array or a torch tensor, as the kernels have it
@@ -25,12 +26,13 @@ Array = Any  # a NumPy array or a torch tensor, as the kernels have it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What every layer of a network must know: T, B, H, the kernels, and a seed that each layer's weights are drawn with."""
+    """What every layer of a network must know: T, the B of this rank, H, the kernels, and the other ranks."""
 
     positions: int
     streams: int
     width: int
     kernels: ModuleType
+    ranks: Ranks
 
     @property
     def rows(self) -> int:
@@ -69,7 +71,7 @@ class Linear:
     """raw = U · W with W rounded to 13 bits; the scale of the result is a power of two."""
 
     def __init__(self, shape: Shape, weights: npt.NDArray[np.float32]) -> None:
-        self._kernels = shape.kernels
+        self._kernels, self._ranks = shape.kernels, shape.ranks
         self.weight = Parameter(shape, weights)
         self._units = shape.zeros(*weights.shape, kind="int16")
         self._gradient = shape.zeros(shape.rows, weights.shape[1], kind="int16")
@@ -77,7 +79,7 @@ class Linear:
 
     def prepare(self) -> None:
         """Round the weights anew; due after every change."""
-        exponent = self._kernels.quantize(self._units, self.weight.values, WEIGHT_BITS)
+        exponent = self._kernels.quantize(self._units, self.weight.values, self._kernels.peak(self.weight.values), WEIGHT_BITS)
         units = tensor(self._units)
         self._forward, self._backward = products.prepare(units), products.prepare(units.t())
         self._weight_scale = 2.0**exponent
@@ -90,11 +92,12 @@ class Linear:
     def backward(self, operand: Array, dz: Array, step: Step) -> tuple[Array, float]:
         """Raw gradient of the operand and its scale; the weights take one step with Uᵀ·dz."""
         gradient = self._gradient[: len(dz)]
-        exponent = self._kernels.quantize(gradient, dz, GRADIENT_BITS)
+        exponent = self._kernels.quantize(gradient, dz, self._ranks.maximum(self._kernels.peak(dz)), GRADIENT_BITS)
         units = tensor(gradient)
         raw = self._raw(self._backward.times(units))
         scale = 2.0**exponent * self._weight_scale
         change = self._raw(products.prepare(units).times(tensor(operand).t()))
+        self._ranks.add(change)
         self.weight.update(change, 2.0 ** (exponent - ACTIVATION_BITS), step)
         self.prepare()
         return raw, scale
@@ -139,7 +142,7 @@ class Embedding:
     """A row of weights for each token."""
 
     def __init__(self, shape: Shape, size: int, seed: int) -> None:
-        self._kernels = shape.kernels
+        self._kernels, self._ranks = shape.kernels, shape.ranks
         self._table = Parameter(shape, first_weights(seed, size, shape.width, 1, 1))
         self._gradient = shape.zeros(size, shape.width, kind="float64")
 
@@ -149,7 +152,8 @@ class Embedding:
 
     def backward(self, tokens: Array, dx: Array, step: Step) -> None:
         """Train with dx [N, H]."""
-        self._kernels.scatter(self._gradient, tokens, dx)
+        self._kernels.scatter(self._gradient, tokens, dx, self._ranks.maximum(self._kernels.peak(dx)))
+        self._ranks.add(self._gradient)
         self._table.update(self._gradient, 1.0, step)
 
     def arrays(self) -> Mapping[str, Array]:
@@ -159,6 +163,8 @@ class Embedding:
 
 class Perceptron:
     """x += W2 · relu(W1 · norm(x))² / 2 (D. So et al. 2021)."""
+
+    per_stream: tuple[str, ...] = ()
 
     def __init__(self, shape: Shape, hidden: int, seed: int) -> None:
         width = shape.width

@@ -12,8 +12,6 @@ import numpy as np
 
 from shared.code.exact.constants import first_weights
 from shared.code.models.layers import Array, Linear, NormTaps, Parameter, Shape, named
-from shared.code.models.network import Network
-from shared.code.spec import CodeSpec, RecurrentModel
 from shared.code.training import Step
 
 _LONGEST = 4  # the first biases are spread over 0 … 4: a's from 1/2 to 0.98
@@ -22,8 +20,11 @@ _LONGEST = 4  # the first biases are spread over 0 … 4: a's from 1/2 to 0.98
 class Recurrence:
     """The mixing layer."""
 
+    per_stream: tuple[str, ...] = ("taps", "h")
+
     def __init__(self, shape: Shape, taps: int, seed: int) -> None:
         width, self._kernels, self._streams = shape.width, shape.kernels, shape.streams
+        self._ranks = shape.ranks
         self._norm = NormTaps(shape, taps)
         self._in = Linear(shape, first_weights(seed, taps * width, 3 * width, 1, taps * width))
         self._out = Linear(shape, first_weights(seed + 1, width, width, 1, 4 * width))
@@ -52,7 +53,9 @@ class Recurrence:
         dz = self._dz[:rows]
         saved = self._keep[:rows], self._candidate[:rows], self._gate[:rows], self._h, self._u[:rows], self._r[:rows]
         self._kernels.gated_scan_backward(dz, raw, scale, *saved, self._streams)
-        self._kernels.sum_rows(self._bias_gradient, dz[:, : self._bias_gradient.shape[1]])
+        gates = dz[:, : self._bias_gradient.shape[1]]
+        self._kernels.sum_rows(self._bias_gradient, gates, self._ranks.maximum(self._kernels.peak(gates)))
+        self._ranks.add(self._bias_gradient)
         self._bias.update(self._bias_gradient, 1.0, step)
         self._norm.backward(dx, *self._in.backward(self._norm.operand[:rows], dz, step))
 
@@ -70,12 +73,3 @@ class Recurrence:
         """The live arrays of the state."""
         weights = named(**{"in": self._in.weight.arrays(), "out": self._out.weight.arrays(), "bias": self._bias.arrays()})
         return {**weights, **self._norm.arrays(), "h": self._h[: self._streams]}
-
-
-class Recurrent(Network):
-    """The predictor."""
-
-    def __init__(self, spec: CodeSpec) -> None:
-        model = spec.model
-        assert isinstance(model, RecurrentModel)
-        super().__init__(spec, lambda shape, seed: Recurrence(shape, model.taps, seed))

@@ -13,16 +13,18 @@ import numpy as np
 from shared.code.exact import attention
 from shared.code.exact.constants import first_weights
 from shared.code.models.layers import Array, Linear, NormTaps, Parameter, Shape, named
-from shared.code.models.network import Network
-from shared.code.spec import CodeSpec, TransformerModel
+from shared.code.spec import TransformerModel
 from shared.code.training import Step
 
 
 class Attention:
     """The mixing layer."""
 
+    per_stream: tuple[str, ...] = ("taps", "keys", "values")
+
     def __init__(self, shape: Shape, model: TransformerModel, seed: int) -> None:
         width, self._kernels, self._streams = shape.width, shape.kernels, shape.streams
+        self._ranks = shape.ranks
         self._attention = shape.kernels.twin(attention)
         self._context = model.context
         self._factor = attention.score_factor(width // model.heads)
@@ -59,7 +61,9 @@ class Attention:
         dz = self._dz[:rows]
         saved = self._u[:rows], self._r[:rows], self._queries[:rows], self._keys, self._values, self._weights[:rows]
         place = self._factor, self._streams, self._context
-        self._attention.attend_backward(dz, self._bias_gradient, raw, scale, *saved, *place)
+        bound = self._ranks.maximum(self._kernels.product_peak(raw, scale))
+        self._attention.attend_backward(dz, self._bias_gradient, raw, scale, *saved, *place, bound)
+        self._ranks.add(self._bias_gradient)
         self._bias.update(self._bias_gradient, 1.0, step)
         self._norm.backward(dx, *self._in.backward(self._norm.operand[:rows], dz, step))
 
@@ -81,12 +85,3 @@ class Attention:
         weights = named(**{"in": self._in.weight.arrays(), "out": self._out.weight.arrays(), "bias": self._bias.arrays()})
         window = {"keys": self._keys[:, : self._context], "values": self._values[:, : self._context], "seen": self._seen}
         return {**weights, **self._norm.arrays(), **window}
-
-
-class Transformer(Network):
-    """The predictor."""
-
-    def __init__(self, spec: CodeSpec) -> None:
-        model = spec.model
-        assert isinstance(model, TransformerModel)
-        super().__init__(spec, lambda shape, seed: Attention(shape, model, seed))

@@ -16,6 +16,7 @@ from shared.code import arithmetic
 from shared.code.errors import CorpusError, StateError
 from shared.code.models import build
 from shared.code.models.base import I64, U32, Predictor
+from shared.code.ranks import ALONE, Ranks
 from shared.code.spec import NETWORKS, CodeSpec
 from shared.code.vocabulary import Tokens, check_range
 
@@ -309,11 +310,14 @@ def sample(spec: CodeSpec, predictor: Predictor, tokens: int, stream: int, flips
     return Sample(tokens=drawn, nll_units=units, flips=8 * coder.read_bytes)
 
 
-def first_predictor(spec: CodeSpec) -> Predictor:
-    """P^(0), frozen where the spec is. Raises `CorpusError` where the spec starts from a corpus: see `prepare`."""
+def first_predictor(spec: CodeSpec, ranks: Ranks = ALONE) -> Predictor:
+    """P^(0), frozen where the spec is; ranks: as for `build`.
+
+    Raises `CorpusError` where the spec starts from a corpus: see `prepare`.
+    """
     if spec.start is not None:
         raise CorpusError(spec.start.corpus, "the code starts from it, and it is not given")
-    predictor = build(spec)
+    predictor = build(spec, ranks)
     if spec.frozen:
         predictor.freeze()
     return predictor
@@ -322,20 +326,19 @@ def first_predictor(spec: CodeSpec) -> Predictor:
 def prepare(
     spec: CodeSpec,
     blocks: Callable[[], Iterable[Tokens]],
-    predictor: Predictor | None = None,
+    predictor: Predictor,
     *,
     finish: Callable[[Predictor], None] = lambda _: None,
 ) -> Iterator[tuple[Predictor, bool]]:
     """The predictor at step k of a spec that starts from a corpus: after every segment the predictor, and whether it is done.
 
     blocks: the corpus, in blocks of `block_tokens`, from its beginning, as often as it is called. It is coded as D would be, to
-    nowhere: in the same blocks, rows and segments, one step for each, and from the beginning again where it ends. predictor: one
-    that has taken some of these steps. The done one is frozen where the spec is, after `finish` has seen it.
+    nowhere: in the same blocks, rows and segments, one step for each, and from the beginning again where it ends. predictor: a
+    fresh one, or one that has taken some of these steps. The done one is frozen where the spec is, after `finish` has seen it.
     Raises `CorpusError` if the corpus is empty.
     """
     start = spec.start
     assert start is not None
-    predictor = predictor or build(spec)
     encoder = Encoder(spec, predictor)
     done = start.steps if predictor.steps == start.steps else 0  # steps passed over or taken
     while done < start.steps:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import shared.code
+from shared.code.ranks import ALONE, Ranks
 from shared.code.spec import NETWORKS, CodeSpec, EnsembleModel
 
 PACKAGE = "shared.code"
@@ -66,6 +67,19 @@ def ready_for(spec: CodeSpec) -> None:
         from shared.service.backends import prepare
 
         prepare()
+
+
+def ranks_for(spec: CodeSpec) -> Ranks:
+    """The ranks for a new predictor of a spec, which ends the one before.
+
+    As many as CODELENGTH_RANKS says, where they divide the streams of a network; else one.
+    """
+    size = int(os.environ.get("CODELENGTH_RANKS", "1"))
+    if size == 1 or spec.numerics == "native" or not isinstance(spec.model, NETWORKS) or spec.streams % size:
+        return ALONE
+    from shared.service.ranks import leading
+
+    return leading(size).begin(spec)
 
 
 def package_version() -> str:

@@ -155,6 +155,7 @@ class WorkerPool:
         self._environment = {
             **os.environ,
             "CODELENGTH_PRODUCTS": settings.products,
+            "CODELENGTH_RANKS": str(settings.ranks),
             "CODELENGTH_WORKER_THREADS": str(settings.worker_threads),
             **({} if settings.warm is None else {"CODELENGTH_WARM": settings.warm}),
             "NUMBA_CACHE_DIR": str(cache),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shared.code.codec import Encoder, Sample, first_predictor, sample
+from shared.code.codec import Encoder, Sample, sample
 from shared.code.models import build
 from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec
@@ -60,7 +60,6 @@ class SampleJob:
 
     def _replay(self, spec: CodeSpec, pipe: Pipe) -> Predictor:
         predictor, _ = ready_predictor(spec, self.origin, pipe)
-        predictor = predictor or first_predictor(spec)
         encoder = Encoder(spec, predictor)
         with Path(self.reconstruction).open("rb") as file:
             for block in read_blocks(file.read, spec):

@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     products: str = Field(default="auto", description="back end of exact products: auto, float64 or int8; all give the same bits")
     worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's products")
 
+    ranks: int = Field(
+        default=1, ge=1, le=64, description="processes that share the streams of one network; any number gives the same bits"
+    )
+
     warm: str | None = Field(
         default=None, description="presets, separated by commas, that workers load before a service is ready; all unless set"
     )

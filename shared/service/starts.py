@@ -10,7 +10,7 @@ import hashlib
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,24 +39,24 @@ class Origin:
     max_bytes: int
 
 
-def starting(spec: CodeSpec, origin: Origin) -> Iterator[tuple[Predictor, bool]]:
+def starting(spec: CodeSpec, origin: Origin, make: Callable[[CodeSpec], Predictor] = build) -> Iterator[tuple[Predictor, bool]]:
     """The predictor that a transmission of a spec with a start begins with: after every step, and whether it is done.
 
-    Goes on from the latest snapshot at or before step k, and keeps the one it ends with. Raises `CorpusError` where the corpus is
-    not the one named.
+    Goes on from the latest snapshot at or before step k, and keeps the one it ends with. make: gives a fresh predictor. Raises
+    `CorpusError` where the corpus is not the one named.
     """
     start = spec.start
     assert start is not None
     path, kept = Path(origin.corpus), TrainedModels(Path(origin.snapshots), origin.max_bytes)
     _verify(path, spec)
-    predictor = kept.latest(spec)
-    had = -1 if predictor is None else predictor.steps
+    found = kept.latest(spec, make)
+    had = -1 if found is None else found.steps
 
     def blocks() -> Iterable[Tokens]:
         with path.open("rb") as file:
             yield from read_blocks(file.read, spec)
 
-    yield from prepare(spec, blocks, predictor, finish=lambda one: kept.keep(spec, one) if one.steps > had else None)
+    yield from prepare(spec, blocks, found or make(spec), finish=lambda one: kept.keep(spec, one) if one.steps > had else None)
 
 
 class TrainedModels:
@@ -66,7 +66,7 @@ class TrainedModels:
         self._directory = directory
         self._max_bytes = max_bytes
 
-    def latest(self, spec: CodeSpec) -> Predictor | None:
+    def latest(self, spec: CodeSpec, make: Callable[[CodeSpec], Predictor] = build) -> Predictor | None:
         """The predictor at the latest step at or before the spec's k of which a sound snapshot is kept, not frozen."""
         assert spec.start is not None
         family = _family(spec)
@@ -75,7 +75,7 @@ class TrainedModels:
             with contextlib.suppress(ValueError):
                 found.append(int(path.stem.rpartition("-")[2]))
         for steps in sorted((steps for steps in found if steps <= spec.start.steps), reverse=True):
-            predictor = build(spec)
+            predictor = make(spec)
             if self.restore(predictor, family, steps):
                 return predictor
         return None

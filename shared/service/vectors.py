@@ -64,6 +64,7 @@ def compute(only: Collection[str] | None = None) -> dict[str, Any]:
 def _compute_started(spec: "CodeSpec", *, frozen: bool, steps: int) -> dict[str, Any]:
     """The vector of a spec that starts from a corpus of `_CORPUS_TOKENS` tokens, which it wraps, over those that follow."""
     from shared.code.codec import prepare
+    from shared.code.models import build
     from shared.code.spec import Start
     from shared.code.vocabulary import dataset_digest, from_tokens
 
@@ -73,7 +74,7 @@ def _compute_started(spec: "CodeSpec", *, frozen: bool, steps: int) -> dict[str,
     digest.update(from_tokens(corpus, spec.vocabulary))
     spec = spec.with_training(frozen=frozen, start=Start(corpus=digest.hexdigest(), steps=steps))
     ready_for(spec)
-    *_, (predictor, _) = prepare(spec, lambda: [corpus])
+    *_, (predictor, _) = prepare(spec, lambda: [corpus], build(spec))
     return _compute(spec, rest, predictor)
 
 

@@ -24,13 +24,14 @@ import numpy as np
 from shared.channel.messages import Data, Message
 from shared.channel.protocol import WINDOW_BYTES
 from shared.code.arithmetic import COST_UNITS_PER_BIT
+from shared.code.codec import first_predictor
 from shared.code.errors import CodelengthError, StateError
-from shared.code.models import PRESETS, preset
+from shared.code.models import PRESETS, build, preset
 from shared.code.models.base import Predictor
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Digest, Tokens, dataset_digest, from_tokens, token_width
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
-from shared.service.kernels import ready_for
+from shared.service.kernels import ranks_for, ready_for
 from shared.service.received import ReceivedReader
 from shared.service.records import coded_sources
 from shared.service.snapshots import Snapshot, Snapshots, StoredSnapshot
@@ -254,16 +255,16 @@ class _Reporter:
         self.size = 0
 
 
-def ready_predictor(spec: CodeSpec, origin: Origin | None, pipe: Pipe) -> tuple[Predictor | None, float | None]:
+def ready_predictor(spec: CodeSpec, origin: Origin | None, pipe: Pipe) -> tuple[Predictor, float | None]:
     """The predictor that a job begins with, trained on the corpus the spec starts from, and the seconds that took.
 
-    None twice where it starts from nothing: p^(0). Steps taken are told as progress. Raises `CorpusError`, or `Aborted`.
+    P^(0) and None where it starts from nothing. Steps taken are told as progress. Raises `CorpusError`, or `Aborted`.
     """
     ready_for(spec)
     if origin is None:
-        return None, None
+        return first_predictor(spec, ranks_for(spec)), None
     started = said_at = time.monotonic()
-    for predictor, done in starting(spec, origin):
+    for predictor, done in starting(spec, origin, lambda one: build(one, ranks_for(one))):
         if done:
             return predictor, time.monotonic() - started
         if pipe.told_to_stop():

@@ -311,7 +311,7 @@ def trained(spec):
     predictor = build(spec)
     encoder = Encoder(spec, predictor)
     list(encoder.encode_block(np.frombuffer(TEXT[:256], dtype=np.uint8).astype(np.uint32)))
-    table = predictor._embedding._table.values
+    table = predictor._trunk._embedding._table.values
     table[200:] *= 4096.0  # tokens of the future that shout
     return predictor
 

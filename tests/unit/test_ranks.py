@@ -8,7 +8,7 @@ import pytest
 from shared.code.errors import StateError
 from shared.code.models import build
 from shared.code.models.network import trunk
-from shared.code.models.trunk import follow
+from shared.code.models.trunk import follow, leave
 from tests.support import decode, encode, small
 
 TOKENS = np.frombuffer((b"A rank has all weights and some of the streams. " * 12)[:430], dtype=np.uint8).astype(np.uint32)
@@ -57,14 +57,15 @@ class Team:
         self._followers = [threading.Thread(target=lambda r=r: follow(trunk(spec, r), spec, r), daemon=True) for r in ranks[1:]]
         for one in self._followers:
             one.start()
-        self.predictor = build(spec, ranks[0])
+        self._leader = ranks[0]
+        self.predictor = build(spec, self._leader)
 
     def __enter__(self):
         return self.predictor
 
     def __exit__(self, *_):
         if self._followers:
-            self.predictor._trunk.leave()
+            leave(self._leader)
         for one in self._followers:
             one.join(60)
 

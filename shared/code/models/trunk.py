@@ -157,7 +157,7 @@ class SpreadTrunk:
 
     def forward(self, inputs: I64, start: int) -> I32:
         """As `Trunk.forward`."""
-        self._order(_Order.FORWARD, start, len(inputs))
+        _order(self._ranks, _Order.FORWARD, start, len(inputs))
         part = self._scattered(inputs.reshape(-1)).reshape(len(inputs), -1)
         before = start * self._streams
         logits = self._own.forward(part, start)[before // self._ranks.size :]
@@ -166,12 +166,12 @@ class SpreadTrunk:
 
     def train(self, gradient: F32, k: int) -> None:
         """As `Trunk.train`."""
-        self._order(_Order.TRAIN, k, len(gradient) // self._streams)
+        _order(self._ranks, _Order.TRAIN, k, len(gradient) // self._streams)
         self._own.train(self._scattered(gradient), k)
 
     def advance(self, positions: int) -> None:
         """As `Trunk.advance`."""
-        self._order(_Order.ADVANCE, positions)
+        _order(self._ranks, _Order.ADVANCE, positions)
         self._own.advance(positions)
 
     def diverges(self) -> bool:
@@ -180,7 +180,7 @@ class SpreadTrunk:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """As `Trunk.arrays`, of all streams."""
-        self._order(_Order.GATHER)
+        _order(self._ranks, _Order.GATHER)
         found = self._own.arrays()
         for name in self._own.per_stream():
             part = found[name]
@@ -189,7 +189,7 @@ class SpreadTrunk:
 
     def assign(self, saved: Mapping[str, npt.NDArray[Any]]) -> None:
         """As `Trunk.assign`."""
-        self._order(_Order.ASSIGN)
+        _order(self._ranks, _Order.ASSIGN)
         parts = {name: np.array(saved[name]) for name in self._own.arrays()}
         for name, values in sorted(parts.items()):
             if name in self._own.per_stream():
@@ -197,13 +197,6 @@ class SpreadTrunk:
             else:
                 self._ranks.broadcast(values)
         self._own.assign(parts)
-
-    def leave(self) -> None:
-        """Let the others go; this trunk is done."""
-        self._order(_Order.LEAVE)
-
-    def _order(self, *words: int) -> None:
-        self._ranks.broadcast(np.array([*words, 0, 0][:3], dtype=np.int64))
 
     def _scattered(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The leader's share of rows t·B + b; the others get theirs."""
@@ -221,6 +214,15 @@ class SpreadTrunk:
             self._ranks.gather(np.ascontiguousarray(part).reshape(view.shape[1:]), whole)
             view[...] = whole
         return rows
+
+
+def _order(ranks: Ranks, *words: int) -> None:
+    ranks.broadcast(np.array([*words, 0, 0][:3], dtype=np.int64))
+
+
+def leave(ranks: Ranks) -> None:
+    """Have the others go; the leader's trunk is done."""
+    _order(ranks, _Order.LEAVE)
 
 
 def follow(own: Trunk, spec: CodeSpec, ranks: Ranks) -> None:

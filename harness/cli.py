@@ -93,6 +93,9 @@ def transmit(
     bob: Bob = None,
     wire: Wire = None,
     channel: Channel = None,
+    ranks: Annotated[
+        str | None, typer.Option(metavar="A[,B]", help="Processes that share a network's streams, at Alice and at Bob.")
+    ] = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
@@ -106,7 +109,7 @@ def transmit(
         must_be_readable(corpus, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
-        client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, as_json=as_json)
+        client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
         dataset = post(client, file, form, vocabulary_size, as_json=as_json)
         training: dict[str, Any] = {} if regime is None else {"regime": regime}
         if corpus is not None:

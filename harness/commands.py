@@ -1,6 +1,7 @@
 """What several commands have in common: options, checks of what was typed, private services and clients of them."""
 
 import os
+import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -121,6 +122,7 @@ def start_cluster(
     *,
     warm: str | None = None,
     channel: str | None = None,
+    ranks: str | None = None,
     as_json: bool = False,
     console_port: int | None = None,
 ) -> "Cluster":
@@ -128,11 +130,22 @@ def start_cluster(
     from harness.cluster import Cluster, StartError
 
     names = None if warm is None else _known(warm, preset_names(""), as_json=as_json)
-    own = {"wire": {"CODELENGTH_WIRE_CHANNEL": channel or ""}}
+    own = {"wire": {"CODELENGTH_WIRE_CHANNEL": channel or ""}, **_ranks(ranks, as_json=as_json)}
     try:
         return stack.enter_context(Cluster(warm=names, own=own, console_port=console_port))
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)
+
+
+def _ranks(ranks: str | None, *, as_json: bool) -> dict[str, dict[str, str]]:
+    """What `--ranks` says, as the variables of both services; ends the command where it says nothing that can be done."""
+    if ranks is None:
+        return {}
+    alice, comma, bob = ranks.partition(",")
+    numbers = {"alice": alice, "bob": bob if comma else alice}
+    if not all(re.fullmatch(r"[1-9]|[1-5][0-9]|6[0-4]", one) for one in numbers.values()):
+        fail(USAGE, f"--ranks {ranks}: one number from 1 to 64 for both sides, or Alice's and Bob's, as in 4,1", as_json=as_json)
+    return {name: {"CODELENGTH_RANKS": number} for name, number in numbers.items()}
 
 
 def parse_channel(channel: str | None, *, private: bool, as_json: bool) -> "Simulation | None":
@@ -157,6 +170,7 @@ def open_client(
     *,
     warm: str | None = None,
     channel: str | None = None,
+    ranks: str | None = None,
     as_json: bool = False,
     patience: float | None = 5.0,
     cluster: "Cluster | None" = None,
@@ -170,6 +184,8 @@ def open_client(
 
     if (alice is None) != (bob is None):
         fail(USAGE, "--alice and --bob come together", as_json=as_json)
+    if ranks is not None and alice is not None:
+        fail(USAGE, "--ranks is for private services; running ones are told by CODELENGTH_RANKS", as_json=as_json)
     try:
         if alice is not None and bob is not None:
             deadline = time.monotonic() + 180
@@ -177,7 +193,7 @@ def open_client(
                 wait_ready(url, deadline, patience=patience)
             urls = Urls(alice=alice, bob=bob, wire=wire)
         else:
-            cluster = cluster or start_cluster(stack, warm=warm, channel=channel, as_json=as_json)
+            cluster = cluster or start_cluster(stack, warm=warm, channel=channel, ranks=ranks, as_json=as_json)
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)

@@ -11,7 +11,7 @@ from shared.code.codec import Encoder
 from shared.code.exact import attention, fused, kernels, products, reference
 from shared.code.models import build, preset
 from shared.code.spec import CodeSpec
-from tests.support import decode, encode
+from tests.support import REPLAY, decode, encode
 
 torch.set_num_threads(1)
 
@@ -272,7 +272,8 @@ def small(kind, **fields):
 
 SMALL = small("recurrent")
 ATTENTIVE = small("transformer", heads=2, context=5)
-CODES = pytest.mark.parametrize("spec", [SMALL, ATTENTIVE], ids=["recurrent", "transformer"])
+REPLAYED = CodeSpec.from_fields({**ATTENTIVE.model_dump(mode="json"), "training": REPLAY})
+CODES = pytest.mark.parametrize("spec", [SMALL, ATTENTIVE, REPLAYED], ids=["recurrent", "transformer", "replay"])
 
 
 @pytest.mark.parametrize("name", kernels.NAMES)

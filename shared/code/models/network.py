@@ -1,4 +1,4 @@
-"""A neural predictor: embedding, residual layers, logits; the head that codes with them; and training after every segment.
+"""A neural predictor: embedding, residual layers, logits; the head that codes with them; training after a segment, and replay.
 
 An encoder knows the segment's tokens and runs the network over all rows at once; a decoder runs it position by position, a
 row of B tokens at a time. Both end with the same activations, to the bit, and train on them. The input at position t is
@@ -28,7 +28,7 @@ from shared.code.models.layers import (
     named,
 )
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec
-from shared.code.training import Step
+from shared.code.training import Memory, Step
 
 
 class Layer(Protocol):
@@ -46,6 +46,9 @@ class Layer(Protocol):
     def prepare(self) -> None:
         """Round the weights anew, after they were restored."""
 
+    def context(self) -> Mapping[str, Array]:
+        """The live arrays of the state that tell of the tokens before; all zero at the very start."""
+
     def arrays(self) -> Mapping[str, Array]:
         """The live arrays of the state."""
 
@@ -61,6 +64,7 @@ class Network(Predictor):
         self.max_decisions = streams
         self._kernels = shape.kernels
         self._streams = streams
+        self._positions = spec.segment_tokens
         self._embedding = Embedding(shape, size, model.seed * SEEDS_PER_NETWORK)
         self._layers: list[Layer] = []
         for index in range(model.layers):
@@ -72,6 +76,8 @@ class Network(Predictor):
         words = isinstance(spec.vocabulary, BytesVocabulary)
         self._head = Head(size, streams, model.tables.bits if model.tables else 0, words=words)
         self._step = Step(spec.training.optimizer)
+        replay = spec.training.replay
+        self._memory = Memory(replay, streams) if replay else None
         self._before = np.zeros(streams, dtype=np.int64)  # the last token of each stream
         self._inputs = np.zeros(shape.rows, dtype=np.int64)
         self._x = shape.zeros(shape.rows, model.width)
@@ -101,6 +107,9 @@ class Network(Predictor):
                 layer.advance(positions * self._streams)
         else:
             self._train(positions)
+            if self._memory is not None:
+                self._memory.keep(tokens, lengths)
+                self._replay(self._memory)
         self._before[:] = tokens[-1]
         return positions
 
@@ -131,6 +140,19 @@ class Network(Predictor):
             layer.advance(rows)
         self._embedding.backward(self._kernels.from_numpy(self._inputs[:rows]), dx, self._step)
 
+    def _replay(self, memory: Memory) -> None:
+        """Train on earlier rows, as if every stream began there; the context of the segment that follows is set aside."""
+        context = [array for layer in self._layers for array in layer.context().values()]
+        aside = [self._kernels.to_numpy(array).copy() for array in context]
+        for tokens in memory.windows(self.steps, self._positions):
+            for array in (*context, self._before):
+                array[...] = 0
+            self._forward(np.where(tokens == memory.PADDING, np.uint32(0), tokens), 0, self._positions)
+            self._head.replay(tokens, memory.PADDING, self._kernels.to_numpy(self._logits), self._gradient)
+            self._train(self._positions)
+        for array, values in zip(context, aside, strict=True):
+            self._kernels.assign(array, values)
+
     def freeze(self) -> None:
         """Fix p^(k): nothing is trained any more."""
         super().freeze()
@@ -153,6 +175,8 @@ class Network(Predictor):
     def _live(self) -> Mapping[str, Array]:
         """The state where it lies, maybe on another device."""
         groups = {"embedding": self._embedding.arrays(), "head": self._head.arrays(), "output": self._output.arrays()}
+        if self._memory is not None:
+            groups["replay"] = self._memory.arrays()
         groups |= {f"layer{index}": layer.arrays() for index, layer in enumerate(self._layers)}
         return {**named(**groups), "before": self._before, "powers": self._step.powers}
 

@@ -20,11 +20,16 @@ from harness.commands import (
     Alice,
     AsJson,
     Bob,
+    Changes,
     Code,
+    CodeOrAuto,
     Corpus,
     Form,
+    Regime,
     Vocabulary,
     Wire,
+    changed,
+    check_regime,
     chosen_code,
     chosen_presets,
     must_be_readable,
@@ -70,6 +75,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summ
 MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
+Corpora = Annotated[list[Path] | None, typer.Option("--corpus", help="What the files start from; may be given several times.")]
 _MEMORY = "512M"
 _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
@@ -77,16 +83,14 @@ _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 @app.command()
 def transmit(
     file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
-    code: Code = "ngram",
+    code: CodeOrAuto = "ngram",
+    changes: Changes = None,
     as_json: AsJson = False,
     send_f: Annotated[bool, typer.Option("--send-f", help="Send f's source too; Bob compares it with his.")] = False,
     save: Annotated[Path | None, typer.Option(help="Write Bob's reconstruction to this file.")] = None,
     corpus: Corpus = None,
     steps: Annotated[int, typer.Option(min=0, help="Segments of the corpus that both sides train on first, k.")] = 0,
-    regime: Annotated[
-        str | None,
-        typer.Option(help="online: k grows while FILE is sent; frozen: p^(k) is fixed.", show_default="as the code has it"),
-    ] = None,
+    regime: Regime = None,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
     alice: Alice = None,
@@ -101,13 +105,8 @@ def transmit(
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
-    if regime not in (None, "online", "frozen"):
-        die(USAGE, f"there is no regime {regime!r}: online or frozen")
-    if corpus is None and steps:
-        die(USAGE, "--steps needs a --corpus to take them on")
-    if corpus is not None:
-        must_be_readable(corpus, as_json=as_json)
-    chosen = chosen_code(code, as_json=as_json)
+    check_regime(regime, corpus, steps, as_json=as_json)
+    chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
         dataset = post(client, file, form, vocabulary_size, as_json=as_json)
@@ -280,7 +279,15 @@ def explain(
 @app.command()
 def compress(
     names: Names = None,
-    code: Code = "mixing",
+    code: CodeOrAuto = "mixing",
+    changes: Changes = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Train on this file first; who decompresses needs it too. The result names its SHA-256.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Segments of the corpus to train on, k.", show_default="all of it once")
+    ] = None,
+    regime: Regime = None,
     output: Output = None,
     to_stdout: ToStdout = False,
     force: Force = False,
@@ -296,14 +303,14 @@ def compress(
     del keep
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
-    chosen = chosen_code(code, as_json=as_json)
+    check_regime(regime, corpus, steps, as_json=as_json)
+    chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     prepare()
-    spec = spec_of(chosen, as_json=as_json)
-    if spec.vocabulary.kind != "bytes":
-        fail(USAGE, f"{code} is a code for token ids; files are octets", as_json=as_json)
+    which = filing.Coding.chosen(code, chosen, corpus, steps, regime, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    work = partial(filing.compress, spec=spec, code=code if isinstance(chosen, str) else "", manners=manners, quiet=quiet)
-    _, status = filing.each(names, work, as_json=as_json)
+    with filing.corpora([] if corpus is None else [corpus], again=len(names) > 1 or remove) as held:
+        work = partial(filing.compress, coding=which, corpora=held, manners=manners, quiet=quiet)
+        _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
 
@@ -320,6 +327,7 @@ def decompress(
         int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")
     ] = None,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    corpus: Corpora = None,
     as_json: AsJson = False,
 ) -> None:
     """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
@@ -331,8 +339,11 @@ def decompress(
     _one_output(names, output, to_stdout, as_json)
     prepare()
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    work = partial(filing.decompress, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet)
-    _, status = filing.each(names, work, as_json=as_json)
+    with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
+        work = partial(
+            filing.decompress, corpora=held, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet
+        )
+        _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
 
@@ -341,14 +352,17 @@ def verify(
     names: Names = None,
     quiet: Quiet = False,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    corpus: Corpora = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
 
     prepare()
-    work = partial(filing.test, max_model_bytes=max_memory, quiet=quiet)
-    results, status = filing.each(names or ["-"], work, as_json=as_json)
+    names = names or ["-"]
+    with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
+        work = partial(filing.test, corpora=held, max_model_bytes=max_memory, quiet=quiet)
+        results, status = filing.each(names, work, as_json=as_json)
     if not (as_json or quiet):
         for result in results:
             if "error" not in result:
@@ -492,6 +506,12 @@ def serve(service: Annotated[str, typer.Argument(help="alice, bob, wire or conso
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
+
+
+def _readable(paths: list[Path] | None, as_json: bool) -> list[Path]:
+    for path in paths or ():
+        must_be_readable(path, as_json=as_json)
+    return paths or []
 
 
 def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json: bool) -> None:

@@ -26,8 +26,36 @@ def preset_names(incomplete: str) -> list[str]:
     return [name for name in PRESETS if name.startswith(incomplete)]
 
 
+def _names_with_auto(incomplete: str) -> list[str]:
+    return [*preset_names(incomplete), *(name for name in ("auto",) if name.startswith(incomplete))]
+
+
+def _regimes(incomplete: str) -> list[str]:
+    return [name for name in REGIMES if name.startswith(incomplete)]
+
+
+REGIMES = ("online", "frozen")
 Code = Annotated[
     str, typer.Option(help="A preset, as `codelength codes` lists them, or a spec.json.", autocompletion=preset_names)
+]
+CodeOrAuto = Annotated[
+    str,
+    typer.Option(
+        help="A preset, as `codelength codes` lists them, a spec.json, or auto: what does best on the beginning.",
+        autocompletion=_names_with_auto,
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the code, as in training.replay.passes=1."),
+]
+Regime = Annotated[
+    str | None,
+    typer.Option(
+        help="online: k grows while FILE is sent; frozen: p^(k) is fixed.",
+        show_default="as the code has it",
+        autocompletion=_regimes,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
@@ -78,6 +106,42 @@ def chosen_code(code: str, *, as_json: bool) -> str | dict[str, Any]:
     if not isinstance(fields, dict):
         fail(USAGE, f"{code}: is no code specification, which is a JSON object", as_json=as_json)
     return fields
+
+
+def changed(code: str | dict[str, Any], changes: list[str] | None, *, as_json: bool) -> str | dict[str, Any]:
+    """A code after `--set`: the fields of a spec where there is any; otherwise as it is."""
+    if not changes:
+        return code
+    import json
+
+    fields: dict[str, Any] = spec_of(code, as_json=as_json).model_dump(mode="json")
+    for change in changes:
+        name, equals, text = change.partition("=")
+        *path, last = name.split(".")
+        if not equals or not all((*path, last)):
+            fail(USAGE, f"--set {change}: is not FIELD=VALUE, as in training.replay.passes=1", as_json=as_json)
+        part = fields
+        for step in path:
+            part[step] = {} if part.get(step) is None else part[step]
+            part = part[step]
+            if not isinstance(part, dict):
+                fail(USAGE, f"--set {change}: {step} is a value, it has no fields", as_json=as_json)
+        try:
+            part[last] = json.loads(text)
+        except ValueError:
+            part[last] = text
+    spec_of(fields, as_json=as_json)
+    return fields
+
+
+def check_regime(regime: str | None, corpus: Path | None, steps: int | None, *, as_json: bool) -> None:
+    """End the command unless these go together."""
+    if regime not in (None, *REGIMES):
+        fail(USAGE, f"there is no regime {regime!r}: online or frozen", as_json=as_json)
+    if corpus is None and steps:
+        fail(USAGE, "--steps needs a --corpus to take them on", as_json=as_json)
+    if corpus is not None:
+        must_be_readable(corpus, as_json=as_json)
 
 
 def chosen_presets(client: "Client", codes: str | None, *, but: tuple[str, ...] = (), as_json: bool = False) -> list[str]:

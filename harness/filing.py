@@ -1,24 +1,98 @@
 """`codelength compress | decompress | test | list`: files through the file channel; one that fails stops no other."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from harness import files, terminal
+from harness.commands import spec_of
 from harness.files import STANDARD, FileError, Manners, Source
 from shared.channel.errors import LimitError, describe
 from shared.code.errors import CodelengthError, InputError
 
 if TYPE_CHECKING:
     from shared.code.spec import CodeSpec
-    from shared.service.filing import Stored
+    from shared.service.filing import Corpora, Stored
 
 R = TypeVar("R")
 Work = Callable[[Source], dict[str, Any]]
 
 _LIST_COLUMNS: Final = ("file", "code", "tokens", "bytes", "file bytes", "saved", "bits/byte", "SHA-256")
+_AUTO_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coding:
+    """How files are to be compressed. code: the preset's name. spec: None where it is chosen for each file."""
+
+    code: str
+    spec: "CodeSpec | None"
+
+    @classmethod
+    def chosen(
+        cls, typed: str, code: str | dict[str, Any], corpus: Path | None, steps: int | None, regime: str | None, *, as_json: bool
+    ) -> Self:
+        """What was typed, and the code that it means; ends the command where that makes no sense.
+
+        Without `steps` the corpus is passed once.
+        """
+        from shared.service.choosing import AUTO
+
+        if code == AUTO:
+            if corpus is not None or regime == "frozen":
+                said = "auto chooses among codes that learn online and start from nothing"
+                terminal.fail(terminal.USAGE, said, as_json=as_json)
+            return cls(code=AUTO, spec=None)
+        spec = spec_of(code, as_json=as_json)
+        if spec.vocabulary.kind != "bytes":
+            terminal.fail(terminal.USAGE, f"{typed} is a code for token ids; files are octets", as_json=as_json)
+        start = spec.start
+        if corpus is not None:
+            from harness.curve import segments
+            from shared.code.spec import Start
+            from shared.service.filing import corpus_digest
+
+            steps = segments(spec, corpus.stat().st_size) if steps is None else steps
+            start = Start(corpus=corpus_digest(corpus, spec.vocabulary), steps=steps) if steps else None
+        frozen = spec.frozen if regime is None else regime == "frozen"
+        return cls(code=code if isinstance(code, str) else "", spec=spec.with_training(frozen=frozen, start=start))
+
+    def of(self, source: Source) -> "tuple[CodeSpec, str, Callable[[int], bytes]]":
+        """The spec for one file, the code's name, and how to read the file from its beginning."""
+        if self.spec is not None:
+            return self.spec, self.code, source.read
+        from shared.code.models import preset
+        from shared.code.spec import BytesVocabulary
+        from shared.code.vocabulary import to_tokens
+        from shared.service.choosing import PART_TOKENS, candidates, choice_name, choose
+        from shared.service.filing import MAX_MODEL_BYTES
+
+        octets, head = BytesVocabulary(), source.read(PART_TOKENS)
+        names = candidates(octets, MAX_MODEL_BYTES)
+        # |f| is no part of a file, so the smallest z is the smallest file, whatever n is.
+        chosen, _ = choose(octets, to_tokens(head, octets), len(head), dict.fromkeys(names, 0), _AUTO_SECONDS)
+
+        def read(size: int) -> bytes:
+            nonlocal head
+            part, head = head[:size], head[size:]
+            return part + source.read(size - len(part)) if len(part) < size else part
+
+        return preset(chosen, octets), choice_name(chosen, len(names)), read
+
+
+@contextmanager
+def corpora(paths: list[Path], *, again: bool) -> "Iterator[Corpora]":
+    """The files from which codes may start. again: whether a model may be needed more than once."""
+    from shared.service.filing import Corpora
+
+    with ExitStack() as stack:
+        keep = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codelength-"))) if paths and again else None
+        progress = stack.enter_context(terminal.Progress("corpus", "steps"))
+        yield Corpora(paths, keep=keep, progress=progress.update)
 
 
 def each(names: list[str], work: Work, *, as_json: bool) -> tuple[list[dict[str, Any]], int]:
@@ -57,25 +131,33 @@ def _told(error: CodelengthError) -> FileError:
     return FileError(text, status=status, slug=describe(error).slug)
 
 
-def compress(source: Source, *, spec: "CodeSpec", code: str, manners: Manners, quiet: bool) -> dict[str, Any]:
+def compress(source: Source, *, coding: Coding, corpora: "Corpora", manners: Manners, quiet: bool) -> dict[str, Any]:
     """Compress one file."""
     from shared.service import filing
 
     def work(file: IO[bytes], progress: "terminal.Progress") -> "Stored":
-        return filing.compress(source.read, file.write, spec, code, progress=lambda done, _: progress.update(done, source.size))
+        spec, code, read = coding.of(source)
+
+        def show(done: int, _: int) -> None:
+            progress.update(done, source.size)
+
+        return filing.compress(read, file.write, spec, code, corpora=corpora, progress=show)
 
     target = _target(source, manners, files.compressed_name)
     if target is None and sys.stdout.isatty() and not manners.force:
         raise FileError("compressed data is not written to a terminal; redirect it, or use -f")
-    stored = _through(source, target, manners, work, quiet=quiet, verify=manners.remove)
+    stored = _through(source, target, manners, work, quiet=quiet, verify=corpora if manners.remove else None)
     size, original = stored.file_bytes, stored.bytes
     if target is not None and not quiet:
         share = f" ({100 * size / original:.2f} %)" if original else ""
-        terminal.say(f"{source.name}: {terminal.octets(original)} to {terminal.octets(size)}{share}, {target}")
+        choice = f", {stored.code}" if coding.spec is None else ""
+        terminal.say(f"{source.name}: {terminal.octets(original)} to {terminal.octets(size)}{share}{choice}, {target}")
     return _result(source, target, stored)
 
 
-def decompress(source: Source, *, manners: Manners, max_bytes: int | None, max_model_bytes: int, quiet: bool) -> dict[str, Any]:
+def decompress(
+    source: Source, *, corpora: "Corpora", manners: Manners, max_bytes: int | None, max_model_bytes: int, quiet: bool
+) -> dict[str, Any]:
     """Decompress one file, which may hold several transmissions."""
     from shared.service import filing
 
@@ -85,6 +167,7 @@ def decompress(source: Source, *, manners: Manners, max_bytes: int | None, max_m
             file.write,
             max_bytes=max_bytes,
             max_model_bytes=max_model_bytes,
+            corpora=corpora,
             progress=lambda _, read: progress.update(read, source.size),
         )
 
@@ -97,7 +180,7 @@ def decompress(source: Source, *, manners: Manners, max_bytes: int | None, max_m
     return _result(source, target, *stored)
 
 
-def test(source: Source, *, max_model_bytes: int, quiet: bool) -> dict[str, Any]:
+def test(source: Source, *, corpora: "Corpora", max_model_bytes: int, quiet: bool) -> dict[str, Any]:
     """Decode one file and keep nothing."""
     from shared.service import filing
 
@@ -107,6 +190,7 @@ def test(source: Source, *, max_model_bytes: int, quiet: bool) -> dict[str, Any]
             source.read_some,
             len,
             max_model_bytes=max_model_bytes,
+            corpora=corpora,
             progress=lambda _, read: progress.update(read, source.size),
         )
     return _result(source, None, *stored)
@@ -122,22 +206,25 @@ def scan(source: Source) -> dict[str, Any]:
 
 def list_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The rows of `list`: a line for every transmission."""
-    rows: list[tuple[str, ...]] = [_LIST_COLUMNS]
-    for result in results:
-        for one in result.get("transmissions", ()):
-            size = one["bytes"]
-            rows.append(
-                (
-                    result["file"],
-                    one["code"] or "custom",
-                    f"{one['tokens']:,}",
-                    f"{size:,}",
-                    f"{one['file_bytes']:,}",
-                    f"{100 * (1 - one['file_bytes'] / size):.2f} %" if size else "–",
-                    f"{one['z_bits'] / size:.4f}" if size else "–",
-                    one["sha256"][:16] + "…",
-                )
+    listed = [(result["file"], one) for result in results for one in result.get("transmissions", ())]
+    started = any(one["corpus"] for _, one in listed)
+    rows: list[tuple[str, ...]] = [_LIST_COLUMNS + (("regime", "k", "corpus") if started else ())]
+    for name, one in listed:
+        size = one["bytes"]
+        start = (one["regime"], f"{one['steps']:,}", f"{one['corpus'][:16]}…" if one["corpus"] else "none")
+        rows.append(
+            (
+                name,
+                one["code"] or "custom",
+                f"{one['tokens']:,}",
+                f"{size:,}",
+                f"{one['file_bytes']:,}",
+                f"{100 * (1 - one['file_bytes'] / size):.2f} %" if size else "–",
+                f"{one['z_bits'] / size:.4f}" if size else "–",
+                one["sha256"][:16] + "…",
+                *(start if started else ()),
             )
+        )
     return rows
 
 
@@ -166,7 +253,7 @@ def _through(
     work: Callable[[IO[bytes], "terminal.Progress"], R],
     *,
     quiet: bool,
-    verify: bool = False,
+    verify: "Corpora | None" = None,
 ) -> R:
     with terminal.Progress(source.name, quiet=quiet) as progress:
         if target is None:
@@ -176,8 +263,8 @@ def _through(
             return result
         with files.writing(target, source, manners) as file:
             result = work(file, progress)
-            if verify:
-                _verify(file, result)
+            if verify is not None:
+                _verify(file, result, verify)
         if manners.remove:
             if source.path is None or not source.unchanged():
                 raise FileError(f"was changed while it was read; it is kept, and {target} too", status=terminal.FAILED)
@@ -185,13 +272,13 @@ def _through(
         return result
 
 
-def _verify(file: IO[bytes], expected: Any) -> None:
+def _verify(file: IO[bytes], expected: Any, corpora: "Corpora") -> None:
     """Decode what was just written; its SHA-256 must be the input's."""
     from shared.service import filing
 
     file.flush()
     file.seek(0)
-    if filing.decompress(file.read, len) != [expected]:
+    if filing.decompress(file.read, len, corpora=corpora) != [expected]:
         raise FileError("what was written does not decode to the input; the input is kept", status=terminal.FAILED)
 
 

@@ -35,6 +35,10 @@ SMALL_NETWORKS = {
 """Network models that cost milliseconds: every kind of layer, with tables and without."""
 
 
+REPLAY = {"replay": {"passes": 2, "history_bits": 6}}
+"""The training of a small network with replay, of fewer tokens than tests have."""
+
+
 def small(name, m=256, **fields) -> CodeSpec:
     """A spec of a small network over m tokens (256: octets)."""
     vocabulary = {"kind": "bytes"} if m == 256 else {"kind": "ids", "size": m}

@@ -326,19 +326,20 @@ def first_predictor(spec: CodeSpec, ranks: Ranks = ALONE) -> Predictor:
 def prepare(
     spec: CodeSpec,
     blocks: Callable[[], Iterable[Tokens]],
-    predictor: Predictor,
+    predictor: Predictor | None = None,
     *,
     finish: Callable[[Predictor], None] = lambda _: None,
 ) -> Iterator[tuple[Predictor, bool]]:
     """The predictor at step k of a spec that starts from a corpus: after every segment the predictor, and whether it is done.
 
     blocks: the corpus, in blocks of `block_tokens`, from its beginning, as often as it is called. It is coded as D would be, to
-    nowhere: in the same blocks, rows and segments, one step for each, and from the beginning again where it ends. predictor: a
-    fresh one, or one that has taken some of these steps. The done one is frozen where the spec is, after `finish` has seen it.
+    nowhere: in the same blocks, rows and segments, one step for each, and from the beginning again where it ends. predictor: one
+    that has taken some of these steps. The done one is frozen where the spec is, after `finish` has seen it.
     Raises `CorpusError` if the corpus is empty.
     """
     start = spec.start
     assert start is not None
+    predictor = predictor or build(spec)
     encoder = Encoder(spec, predictor)
     done = start.steps if predictor.steps == start.steps else 0  # steps passed over or taken
     while done < start.steps:

@@ -23,8 +23,8 @@ class Ranks(Protocol):
     rank: int
     size: int
 
-    def maximum(self, value: Any) -> Any:
-        """The largest of all ranks' numbers (float32, or a tensor of one)."""
+    def maximum(self, value: float) -> float:
+        """The largest of all ranks' numbers, each a float32."""
 
     def add(self, sums: Any) -> None:
         """Replace `sums` (float64, integers at one power of two) by their sum over the ranks."""
@@ -45,7 +45,7 @@ class Alone:
     rank: int = 0
     size: int = 1
 
-    def maximum(self, value: Any) -> Any:
+    def maximum(self, value: float) -> float:
         """The number."""
         return value
 

@@ -206,10 +206,21 @@ class Start(_Part):
     steps: int = Field(ge=1, le=1 << 40)
 
 
+class Replay(_Part):
+    """Earlier data that a network is trained on again: after every segment `passes` further updates, each on as many positions.
+
+    Where each begins is drawn from the tokens kept, the last 2^history_bits of them, which both sides hold.
+    """
+
+    passes: int = Field(default=1, ge=1, le=64)
+    history_bits: int = Field(default=20, ge=1, le=24, description="log2 of the tokens kept")
+
+
 class _Training(_Part):
     """What both regimes have in common: the optimiser, and the model at the first token, p^(0) or one that has been trained."""
 
     optimizer: Adam = Adam()
+    replay: Replay | None = None
     start: Start | None = None
 
 
@@ -261,6 +272,17 @@ class CodeSpec(_Part):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _replay_fits(self) -> Self:
+        replay = self.training.replay
+        if replay is not None and not isinstance(self.model, NETWORKS):
+            msg = f"replay is for networks: a {self.model.kind} model learns a token once, as it passes"
+            raise ValueError(msg)
+        if replay is not None and self.segment_tokens * self.streams > 1 << replay.history_bits:
+            msg = f"replay from 2^{replay.history_bits} tokens; a segment has {self.segment_tokens} × {self.streams} positions"
+            raise ValueError(msg)
+        return self
+
     @property
     def vocabulary_size(self) -> int:
         """The number of possible tokens, m."""
@@ -275,7 +297,9 @@ class CodeSpec(_Part):
             model = self.model.memory_bytes(self.vocabulary_size)
         frozen = self.frozen and not isinstance(self.model, UniformModel | FrequencyModel | NgramModel)
         history = 4 << (self.model.history_bits if isinstance(self.model, _Mixing) else 22)
-        return model + 16 * self.block_tokens + 256 * self.segment_tokens + frozen * history
+        replay = self.training.replay
+        replayed = 0 if replay is None else 4 << replay.history_bits
+        return model + 16 * self.block_tokens + 256 * self.segment_tokens + frozen * history + replayed
 
     @property
     def frozen(self) -> bool:
@@ -290,7 +314,8 @@ class CodeSpec(_Part):
     def with_training(self, *, frozen: bool, start: Start | None) -> Self:
         """The same code in a regime and with a start."""
         regime = FrozenTraining if frozen else OnlineTraining
-        return self.model_copy(update={"training": regime(optimizer=self.training.optimizer, start=start)})
+        training = regime(optimizer=self.training.optimizer, replay=self.training.replay, start=start)
+        return self.model_copy(update={"training": training})
 
     def canonical_bytes(self) -> bytes:
         """The one serialisation of this spec, ASCII."""

@@ -5,6 +5,7 @@ The choice is told by a name, `auto: ngram of 8`, which both sides charge: ⌈lo
 
 import re
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,7 @@ from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.codec import Encoder
 from shared.code.models import PRESETS, preset
 from shared.code.spec import Vocabulary
-from shared.code.vocabulary import Tokens
-from shared.service.coding import read_blocks
+from shared.code.vocabulary import Tokens, to_tokens, token_width
 from shared.service.kernels import ready_for
 from shared.service.worker import Aborted, Output, Pipe
 
@@ -39,6 +39,58 @@ def candidates(vocabulary: Vocabulary, max_model_bytes: int) -> list[str]:
     return [name for name in PRESETS if preset(name, vocabulary).memory_bytes <= max_model_bytes]
 
 
+def choose(
+    vocabulary: Vocabulary,
+    part: Tokens,
+    tokens: int,
+    f_bits: Mapping[str, int],
+    seconds: float,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[str, list[dict[str, Any]]]:
+    """The preset of which the smallest S_k is expected, and the trials, in the order tried.
+
+    part: D's beginning. tokens: n. f_bits: the candidates, and |f| of each. seconds: for all of them together. A trial: tokens
+    coded, their bits, and S_k if all of D cost as much a token, None where time ran out before the part's end. stop: asked after
+    every segment; raises `Aborted` once it says so.
+    """
+    deadline = time.monotonic() + seconds
+    trials = [_trial(vocabulary, name, part, tokens, bits, deadline, stop) for name, bits in f_bits.items()]
+    finished = [one for one in trials if one["sk_bits"] is not None]
+    chosen = min(finished, key=lambda one: one["sk_bits"])["code"] if finished else next(iter(f_bits))
+    return chosen, trials
+
+
+def _trial(
+    vocabulary: Vocabulary, name: str, part: Tokens, tokens: int, f_bits: int, deadline: float, stop: Callable[[], bool]
+) -> dict[str, Any]:
+    started = time.monotonic()
+    spec = preset(name, vocabulary)
+    done, units = 0, 0
+    if started < deadline:
+        ready_for(spec)
+        encoder = Encoder(spec)
+        for first in range(0, len(part), spec.block_tokens):
+            for segment in encoder.encode_block(part[first : first + spec.block_tokens]):
+                encoder.drain()
+                done += segment.tokens
+                units += segment.cost_units
+                if stop():
+                    raise Aborted
+                if time.monotonic() > deadline:
+                    break
+    bits = units / COST_UNITS_PER_BIT
+    whole = done == len(part) and (started < deadline or not len(part))
+    expected = f_bits + (bits * tokens / len(part) if len(part) else 0.0)
+    return {
+        "code": name,
+        "tokens": done,
+        "nll_bits": bits,
+        "sk_bits": expected if whole else None,
+        "seconds": time.monotonic() - started,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChooseJob:
     """Code the first tokens of `path` with each candidate. f_bits: |f| of each. tokens: n. seconds: for all of them together."""
@@ -50,47 +102,8 @@ class ChooseJob:
     seconds: float
 
     def run(self, pipe: Pipe) -> None:
-        """Do it; the result is a list of `trial`s, in the order tried, and the name chosen."""
-        deadline = time.monotonic() + self.seconds
-        trials = [self._trial(name, deadline, pipe) for name in self.f_bits]
-        finished = [one for one in trials if one["sk_bits"] is not None]
-        chosen = min(finished, key=lambda one: one["sk_bits"])["code"] if finished else next(iter(self.f_bits))
-        pipe.send(Output(finished=True, result={"trials": trials, "chosen": chosen}))
-
-    def _trial(self, name: str, deadline: float, pipe: Pipe) -> dict[str, Any]:
-        """Tokens coded, their bits, and S_k if all of D cost as much a token; None where time ran out before the part's end."""
-        started = time.monotonic()
-        spec = preset(name, self.vocabulary)
-        part = min(self.tokens, PART_TOKENS)
-        done, units = 0, 0
-        if started < deadline:
-            ready_for(spec)
-            encoder = Encoder(spec)
-            for block in self._blocks(spec.block_tokens, part):
-                for segment in encoder.encode_block(block):
-                    encoder.drain()
-                    done += segment.tokens
-                    units += segment.cost_units
-                    if pipe.told_to_stop():
-                        raise Aborted
-                    if time.monotonic() > deadline:
-                        break
-        bits = units / COST_UNITS_PER_BIT
-        whole = done == part and (started < deadline or not part)
-        expected = self.f_bits[name] + (bits * self.tokens / part if part else 0.0)
-        return {
-            "code": name,
-            "tokens": done,
-            "nll_bits": bits,
-            "sk_bits": expected if whole else None,
-            "seconds": time.monotonic() - started,
-        }
-
-    def _blocks(self, block_tokens: int, part: int) -> list[Tokens]:
-        spec = preset("uniform", self.vocabulary).model_copy(update={"block_tokens": min(block_tokens, part)})
+        """Do it; the result is the trials of `choose`, and the name chosen."""
         with Path(self.path).open("rb") as file:
-            blocks = read_blocks(file.read, spec)
-            out: list[Tokens] = []
-            while sum(map(len, out)) < part:
-                out.append(next(blocks)[: part - sum(map(len, out))])
-        return out
+            part = to_tokens(file.read(PART_TOKENS * token_width(self.vocabulary)), self.vocabulary)
+        chosen, trials = choose(self.vocabulary, part, self.tokens, self.f_bits, self.seconds, stop=pipe.told_to_stop)
+        pipe.send(Output(finished=True, result={"trials": trials, "chosen": chosen}))

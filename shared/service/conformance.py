@@ -26,6 +26,7 @@ from shared.channel.messages import (
     Error,
     Hello,
     Message,
+    Prepared,
     Rollback,
     encode,
     encode_varint,
@@ -190,6 +191,11 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     yield "spec-json", "invalid-spec", "a spec that is no JSON", offer(spec=b"{nonsense")
     yield "spec-format", "invalid-spec", "a spec of format 2", offer(spec=b'{"format":2,"model":{"kind":"uniform"}}')
     yield "spec-model", "invalid-spec", "a model that does not exist", offer(spec=b'{"model":{"kind":"oracle"}}')
+    start = {"corpus": hashlib.sha256(_TEXT).hexdigest(), "steps": 2}
+    begun = _spec("frequency", block_tokens=256, segment_tokens=64, training={"start": start})
+    begins = offer(spec=begun.canonical_bytes())
+    yield "corpus", "corpus-unavailable", "the code starts from a corpus, which is not given", begins
+    yield "prepared", "bad-frame", "PREPARED, of a code that starts from nothing", inserted(0, Prepared(digest=bytes(32)))
     yield "spec-deep", "invalid-spec", "a spec of 5,000 opening brackets", offer(spec=b"[" * 5_000)
     huge = b'{"block_tokens":16777216,"model":{"kind":"ngram","table_bits":24}}'
     yield "spec-memory", "limit-exceeded", "a code that needs 800 MB", offer(spec=huge)

@@ -38,11 +38,11 @@ class Processes:
         distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=_PATIENCE)
         self.maximum(0.0)  # all have met, and the file is needed no more
 
-    def maximum(self, value: Any) -> Any:
+    def maximum(self, value: float) -> float:
         """The largest of all ranks' numbers."""
-        found = torch.as_tensor(value).reshape(1)
+        found = torch.tensor([value])
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return np.float32(found.item())
+        return float(found)
 
     def add(self, sums: Any) -> None:
         """Replace `sums` by their sum over the ranks."""

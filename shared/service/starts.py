@@ -106,6 +106,8 @@ class TrainedModels:
 
     def put(self, predictor: Predictor, family: str) -> None:
         """Keep a state under a name and its steps; the least lately used snapshots make room for it."""
+        if not self._max_bytes:
+            return
         packed = zlib.compress(predictor.state_bytes(), _LEVEL)
         if len(packed) > self._max_bytes:
             return

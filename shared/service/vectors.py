@@ -35,16 +35,22 @@ _STARTED: Final = {
     "transformer-tables m=256 frozen": ("transformer-tables", True, 7),
 }
 """Codes that start from a corpus: preset, whether frozen, and steps, which go past its end."""
+_REPLAYED: Final = {
+    "recurrent m=256 replay": ("recurrent", None),
+    "transformer m=256 replay": ("transformer", None),
+    "transformer m=256 replay frozen": ("transformer", 7),
+}
+"""Codes with replay from fewer tokens than there are: preset, and the steps after which they are frozen."""
 _MADE_WITH: Final = "made with"
 
 
 def compute(only: Collection[str] | None = None) -> dict[str, Any]:
     """Per preset and vocabulary size: the code's SHA-256, bits, cost units, CRC-32 and the state's digest.
 
-    Also of some codes that start from a corpus. only: keys of the result to be computed; all if not given.
+    Also of some codes that start from a corpus, or replay. only: keys of the result to be computed; all if not given.
     """
     from shared.code.models import PRESETS, preset
-    from shared.code.spec import NETWORKS, BytesVocabulary, EnsembleModel, IdsVocabulary
+    from shared.code.spec import NETWORKS, BytesVocabulary, EnsembleModel, IdsVocabulary, Replay
 
     out: dict[str, Any] = {}
     for name in PRESETS:
@@ -58,13 +64,22 @@ def compute(only: Collection[str] | None = None) -> dict[str, Any]:
     for key, (name, frozen, steps) in _STARTED.items():
         if only is None or key in only:
             out[key] = _compute_started(preset(name), frozen=frozen, steps=steps)
+    for key, (name, frozen_at) in _REPLAYED.items():
+        if only is None or key in only:
+            spec = preset(name)
+            training = spec.training.model_copy(update={"replay": Replay(passes=2, history_bits=10)})
+            spec = spec.model_copy(update={"training": training})
+            out[key] = (
+                _compute(spec, _tokens(256)[:_SLOW_TOKENS])
+                if frozen_at is None
+                else _compute_started(spec, frozen=True, steps=frozen_at)
+            )
     return out
 
 
 def _compute_started(spec: "CodeSpec", *, frozen: bool, steps: int) -> dict[str, Any]:
     """The vector of a spec that starts from a corpus of `_CORPUS_TOKENS` tokens, which it wraps, over those that follow."""
     from shared.code.codec import prepare
-    from shared.code.models import build
     from shared.code.spec import Start
     from shared.code.vocabulary import dataset_digest, from_tokens
 
@@ -74,7 +89,7 @@ def _compute_started(spec: "CodeSpec", *, frozen: bool, steps: int) -> dict[str,
     digest.update(from_tokens(corpus, spec.vocabulary))
     spec = spec.with_training(frozen=frozen, start=Start(corpus=digest.hexdigest(), steps=steps))
     ready_for(spec)
-    *_, (predictor, _) = prepare(spec, lambda: [corpus], build(spec))
+    *_, (predictor, _) = prepare(spec, lambda: [corpus])
     return _compute(spec, rest, predictor)
 
 

@@ -21,7 +21,7 @@ from tests.support import NETWORK_PRESETS
 
 GOLDEN, _ = vectors.golden()
 NETWORKS = [name for name in GOLDEN if name.split()[0] in ("ensemble", *NETWORK_PRESETS)]
-SHORT = ["recurrent m=256", "transformer m=256", "recurrent m=256 frozen"]
+SHORT = ["recurrent m=256", "transformer m=256", "recurrent m=256 frozen", "transformer m=256 replay"]
 VARIABLES = (
     "ATEN_CPU_CAPABILITY", "CODELENGTH_PRODUCTS", "CODELENGTH_WORKER_THREADS", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS",
     "NUMBA_CPU_FEATURES", "NUMBA_CPU_NAME", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",

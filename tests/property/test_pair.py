@@ -92,13 +92,16 @@ def test_split_anywhere(name, m, data, block, segment, cuts):
     block=st.integers(1, 100),
     segment=st.integers(1, 12),
     streams=st.integers(1, 9),
+    passes=st.integers(0, 2),
     cuts=CUTS,
 )
-def test_split_anywhere_with_a_network(m, name, data, block, segment, streams, cuts):
-    """Also blocks shorter than the number of streams, and data of one token or none."""
+def test_split_anywhere_with_a_network(m, name, data, block, segment, streams, passes, cuts):
+    """Also blocks shorter than the number of streams, data of one token or none, and replay of as few tokens as may be kept."""
     found = data.draw(st.lists(st.integers(0, 1 << 30), max_size=100 if m < 1000 else 12), label="tokens")
     tokens = np.array([x % m for x in found], dtype=np.uint32)
-    spec = small(name, m, block_tokens=block, segment_tokens=segment, streams=streams)
+    kept = (segment * streams - 1).bit_length() or 1
+    training = {"replay": {"passes": passes, "history_bits": kept}} if passes else {}
+    spec = small(name, m, block_tokens=block, segment_tokens=segment, streams=streams, training=training)
     for cut in (cutter(cuts), single) if m < 1000 else (cutter(cuts),):
         assert np.array_equal(transmit(spec, tokens, cut), tokens)
 

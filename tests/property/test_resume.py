@@ -27,14 +27,14 @@ from shared.code.vocabulary import dataset_digest, from_tokens
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
 from shared.service.received import ReceivedLog, ReceivedReader
 from shared.service.snapshots import Snapshot, Snapshots, StoredSnapshot
-from tests.support import identity, pair, small, small_model
+from tests.support import REPLAY, identity, pair, small, small_model
 
 MEMORY = Path("/dev/shm")  # thousands of syncs
 TEXT = np.frombuffer(b"to be, or not to be, that is the question: " * 40, dtype=np.uint8).astype(np.uint32)[:1650]
 SPECS = {
     "frequency": CodeSpec.from_fields({"model": small_model("frequency"), "block_tokens": 100, "segment_tokens": 30}),
     "ngram": CodeSpec.from_fields({"model": {"kind": "ngram", "table_bits": 10}, "block_tokens": 90, "segment_tokens": 90}),
-    "recurrent": small("recurrent"),
+    "recurrent": small("recurrent", training=REPLAY),
     "frozen": small("recurrent").with_training(frozen=True, start=Start(corpus="0" * 64, steps=3)),
 }
 
@@ -430,7 +430,7 @@ def test_a_flipped_weight_is_found_by_the_next_check():
                 if block is not None:
                     blocks.append(block[0])
                     if len(blocks) == 2:
-                        weights = decoder.decoder._predictor._live()["embedding.w"]
+                        weights = decoder.decoder._predictor._arrays()["embedding.w"]
                         weights.reshape(-1).view(np.uint32)[5] ^= 1 << 18
 
     with pytest.raises((CorruptCodeError, DivergedError)):  # whichever sees it first

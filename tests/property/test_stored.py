@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.channel.errors import ChannelError, TruncatedError
-from shared.channel.stored import StoredReader
-from shared.code.errors import CodelengthError, SpecError
+from shared.channel.errors import BadFrameError, ChannelError, StartMismatchError, TruncatedError
+from shared.channel.messages import Prepared
+from shared.channel.stored import StoredReader, StoredWriter
+from shared.code.errors import CodelengthError, CorpusError, SpecError
 from shared.code.models import preset
-from shared.code.spec import CodeSpec
+from shared.code.spec import CodeSpec, Start
 from shared.service import coding, filing
 from tests.support import SMALL_NETWORKS, STATISTICAL, small, small_model
 
@@ -149,3 +150,49 @@ def test_what_is_written_can_be_read_however_short_its_blocks_are(monkeypatch, k
             assert back(content) == bytes(length * blocks)
     with pytest.raises(SpecError, match="raise block_tokens"):
         stored(bytes(400), CodeSpec.from_fields({"model": {"kind": "ngram"}, "block_tokens": 1}))
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    (tmp_path / "other").write_bytes(TEXT)
+    (tmp_path / "corpus").write_bytes(TEXT[::-1])
+    (tmp_path / "kept").mkdir()
+    return filing.Corpora([tmp_path / "other", tmp_path / "corpus"], keep=tmp_path / "kept")
+
+
+def begun(tmp_path, *, frozen, m=256):
+    vocabulary = {"kind": "bytes"} if m == 256 else {"kind": "ids", "size": m}
+    spec = CodeSpec.from_fields({"model": {"kind": "ngram", "table_bits": 10}, "vocabulary": vocabulary, "segment_tokens": 50})
+    corpus = filing.corpus_digest(tmp_path / "corpus", spec.vocabulary)
+    return spec.with_training(frozen=frozen, start=Start(corpus=corpus, steps=30))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("m", [256, 200])
+def test_a_code_that_starts_from_a_corpus(corpora, tmp_path, frozen, m):
+    """Read with the corpus, whether its model was kept or not; refused without it, or with another."""
+    spec, out = begun(tmp_path, frozen=frozen, m=m), io.BytesIO()
+    said = filing.compress(io.BytesIO(TEXT).read, out.write, spec, "ngram", corpora=corpora)
+    assert (said.regime, said.corpus, said.steps) == ("frozen" if frozen else "online", spec.start.corpus, 30)
+    assert filing.scan(io.BytesIO(out.getvalue()).read) == [said]
+    for held in (corpora, filing.Corpora([tmp_path / "corpus"])):
+        found = io.BytesIO()
+        assert filing.decompress(io.BytesIO(out.getvalue()).read, found.write, corpora=held) == [said]
+        assert found.getvalue() == TEXT
+    for held, told in ((None, "not given"), (filing.Corpora([tmp_path / "other"]), "other has the SHA-256")):
+        with pytest.raises(CorpusError, match=f"{spec.start.corpus}.*{told}"):
+            filing.decompress(io.BytesIO(out.getvalue()).read, len, corpora=held)
+
+
+def test_a_stored_model_that_differs_is_found_before_the_first_token(corpora, tmp_path):
+    """A file in which PREPARED has another digest, or is missing."""
+    out = io.BytesIO()
+    filing.compress(io.BytesIO(TEXT).read, out.write, begun(tmp_path, frozen=False), "ngram", corpora=corpora)
+    hello, *messages = [message for message, _ in read([out.getvalue()])]
+    assert isinstance(messages[0], Prepared)
+    for start, error in (([Prepared(digest=bytes(32))], StartMismatchError), ([], BadFrameError)):
+        writer, written = StoredWriter(), []
+        content = writer.begin(hello) + b"".join(map(writer.write, [*start, *messages[1:]]))
+        with pytest.raises(error):
+            filing.decompress(io.BytesIO(content).read, written.append, corpora=corpora)
+        assert not written

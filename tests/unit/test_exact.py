@@ -11,7 +11,7 @@ from shared.code.codec import Encoder
 from shared.code.exact import attention, fused, kernels, products, reference
 from shared.code.models import build, preset
 from shared.code.spec import CodeSpec
-from tests.support import decode, encode
+from tests.support import REPLAY, decode, encode
 
 torch.set_num_threads(1)
 
@@ -72,11 +72,11 @@ def arguments(name, rng, kind):
         case "gather":
             return [empty("float32", ROWS, WIDTH), floats(rng, kind, SIZE, WIDTH), rng.integers(0, SIZE, ROWS)]
         case "scatter":
-            return [empty("float64", SIZE, WIDTH), rng.integers(0, SIZE // 4, ROWS), f32, np.abs(f32).max()]
+            return [empty("float64", SIZE, WIDTH), rng.integers(0, SIZE // 4, ROWS), f32, float(np.abs(f32).max())]
         case "sum_rows":
-            return [empty("float64", 1, WIDTH), f32, np.abs(f32).max()]
+            return [empty("float64", 1, WIDTH), f32, float(np.abs(f32).max())]
         case "quantize":
-            return [empty("int16", ROWS, WIDTH), f32, np.abs(f32).max(), 13]
+            return [empty("int16", ROWS, WIDTH), f32, float(np.abs(f32).max()), 13]
         case "peak":
             return [f32]
         case "product_peak":
@@ -278,7 +278,8 @@ def small(kind, **fields):
 
 SMALL = small("recurrent")
 ATTENTIVE = small("transformer", heads=2, context=5)
-CODES = pytest.mark.parametrize("spec", [SMALL, ATTENTIVE], ids=["recurrent", "transformer"])
+REPLAYED = CodeSpec.from_fields({**ATTENTIVE.model_dump(mode="json"), "training": REPLAY})
+CODES = pytest.mark.parametrize("spec", [SMALL, ATTENTIVE, REPLAYED], ids=["recurrent", "transformer", "replay"])
 
 
 @pytest.mark.parametrize("name", kernels.NAMES)
@@ -322,16 +323,14 @@ def test_rewritten_futures_leave_every_bit_of_the_past(name, spec):
     kernels.choose(name)
     predictor, rng = trained(spec), np.random.default_rng(5)
     positions, streams = spec.segment_tokens, spec.streams
-    tokens = rng.integers(32, 127, (positions, streams)).astype(np.uint32)
-    predictor._forward(tokens, 0, positions)
-    logits = np.array(predictor._kernels.to_numpy(predictor._logits))
+    inputs = rng.integers(32, 127, (positions, streams))
+    logits = predictor._trunk.forward(inputs, 0).copy()
     assert len(np.unique(logits)) > 100
     for t in range(1, positions):
         for low, high in ((0, 256), (200, 256)):
-            changed = tokens.copy()
-            changed[t - 1 :] = rng.integers(low, high, changed[t - 1 :].shape)  # the input of position t is token t − 1
-            predictor._forward(changed, 0, positions)
-            found = predictor._kernels.to_numpy(predictor._logits)
+            changed = inputs.copy()
+            changed[t:] = rng.integers(low, high, changed[t:].shape)
+            found = predictor._trunk.forward(changed, 0)
             assert bits(found[: t * streams]) == bits(logits[: t * streams])
             assert bits(found) != bits(logits)
 

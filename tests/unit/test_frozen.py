@@ -10,13 +10,13 @@ from shared.code.codec import Decoder, Encoder, prepare, sample
 from shared.code.errors import CorpusError, SpecError, StateError
 from shared.code.models import PRESETS, preset
 from shared.code.spec import CodeSpec, IdsVocabulary, Start
-from tests.support import SMALL_NETWORKS, STATISTICAL, decode, encode, small, small_model
+from tests.support import REPLAY, SMALL_NETWORKS, STATISTICAL, decode, encode, small, small_model
 
 TEXT = b"It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. "
 CORPUS = np.frombuffer(TEXT * 12, dtype=np.uint8).astype(np.uint32)
 DATA = np.frombuffer((b"It was the epoch of belief; " + TEXT) * 4, dtype=np.uint8).astype(np.uint32)[:500]
 SHA = "0" * 64
-NAMES = [*STATISTICAL, *(f"small {name}" for name in SMALL_NETWORKS)]
+NAMES = [*STATISTICAL, *(f"small {name}" for name in SMALL_NETWORKS), "small recurrent with replay"]
 ADAPTED = (
     "context",
     "taps",
@@ -46,7 +46,8 @@ def spec_of(name, *, frozen, steps):
     if name in STATISTICAL:
         spec = CodeSpec.from_fields({"model": small_model(name), "block_tokens": 200, "segment_tokens": 30})
     else:
-        spec = small(name.removeprefix("small "))
+        kind, _, replay = name.removeprefix("small ").partition(" with ")
+        spec = small(kind, training=REPLAY if replay else {})
     return spec.with_training(frozen=frozen, start=Start(corpus=SHA, steps=steps) if steps else None)
 
 
@@ -95,7 +96,8 @@ def test_what_was_learned_stays_and_the_context_moves(name):
     changed = {key for key, array in predictor._arrays().items() if not np.array_equal(array, before[key])}
     assert all(any(part in key for part in ADAPTED) for key in changed), changed
     assert changed or name == "frequency"
-    assert not {"slots", "table", "head.tables", "head.history", "ring", "head.places", "match_map"} & changed
+    learned = {"slots", "table", "head.tables", "head.history", "ring", "head.places", "match_map"}
+    assert not (learned | {"replay.clock", "replay.tokens"}) & changed
 
 
 @pytest.mark.parametrize("name", ["ngram", "mixing", "small recurrent"])

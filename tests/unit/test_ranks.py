@@ -79,6 +79,9 @@ def test_z_and_the_weights_are_the_same_for_any_number_of_ranks(name):
         with Team(spec, size) as predictor:
             assert encode(spec, TOKENS, predictor) == (z, bits, units, checks)
             assert predictor.digest() == checks[-1].digest
+    replayed = small(name, streams=4, training={"replay": {"passes": 1, "history_bits": 8}})
+    with Team(replayed, 2) as predictor:
+        assert encode(replayed, TOKENS, predictor) == encode(replayed, TOKENS)
     with Team(spec, 2) as predictor:
         tokens, found = decode(spec, z, bits, len(TOKENS), 7, predictor)
     assert (tokens == TOKENS).all()

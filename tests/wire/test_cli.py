@@ -1,5 +1,6 @@
 """The command line, in this process where it can be."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.terminal import has_desktop
+from shared.service import choosing
 
 run = CliRunner()
 
@@ -115,3 +117,19 @@ def test_unknown_preset(urls):
     done = run.invoke(app, ["transmit", "pyproject.toml", "--code", "zip", *urls])
     assert done.exit_code == 2
     assert "zip" in done.output
+
+
+def test_compress_takes_what_does_best_on_the_beginning(tmp_path, monkeypatch):
+    """By z alone, since |f| is no part of a file; all of the data follows, beyond the beginning as well."""
+    monkeypatch.setattr(choosing, "candidates", lambda *_: ["uniform", "frequency", "ngram"])
+    text, noise = tmp_path / "text", b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(50))
+    for data, best in ((b"to be or not to be, " * 6000, "ngram"), (noise, "uniform")):
+        text.write_bytes(data)
+        out = tmp_path / f"{best}.clz1"
+        done = run.invoke(app, ["compress", str(text), "--code", "auto", "-o", str(out), "--rm"])
+        assert done.exit_code == 0, done.output
+        assert f", auto: {best} of 3, " in done.output
+        listed = json.loads(run.invoke(app, ["list", "--json", str(out)]).stdout)["files"][0]["transmissions"][0]
+        assert (listed["code"], listed["bytes"]) == (f"auto: {best} of 3", len(data))
+        assert run.invoke(app, ["decompress", str(out), "-o", str(text), "-q"]).exit_code == 0
+        assert text.read_bytes() == data

@@ -98,7 +98,7 @@ def _back_through_norm(dz: F32, du: F32, u: F32, r: np.float32) -> None:
 @kernel
 def attend_backward(
     dz: F32, dbias: F64, raw: F64, scale: float, u: F32, r: F32, queries: I16, keys: I16, values: I16, weights: I16,
-    factor: np.float32, streams: int, context: int, bound: np.float32,
+    factor: np.float32, streams: int, context: int, bound: float,
 ) -> None:  # fmt: skip
     """The gradient dz [N, 3H] and dbias [A, C + 1] from d = raw · scale [N, H], the gradient of `attend`'s output.
 
@@ -108,7 +108,7 @@ def attend_backward(
     rows, width = raw.shape
     heads = dbias.shape[0]
     size, positions = width // heads, rows // streams
-    e = exponent(bound)
+    e = exponent(np.float32(bound))
     up = power(GRADIENT_BITS - e)
     pair_down = np.float64(power(e - GRADIENT_BITS - ACTIVATION_BITS))
     sum_down = pair_down * np.float64(2.0**-_WEIGHT_BITS)

@@ -180,28 +180,28 @@ def gather(x: F32, table: F32, tokens: I64) -> None:
 
 
 @kernel
-def peak(values: F32) -> np.float32:
+def peak(values: F32) -> float:
     """The largest magnitude in a matrix."""
     found = _ZERO
     for row in range(values.shape[0]):
         found = max(found, largest(values[row]))
-    return found
+    return float(found)
 
 
 @kernel
-def product_peak(raw: F64, scale: float) -> np.float32:
+def product_peak(raw: F64, scale: float) -> float:
     """The largest magnitude of raw · scale, in float32."""
     found = _ZERO
     for row in range(raw.shape[0]):
         for i in range(raw.shape[1]):
             found = max(found, abs(np.float32(raw[row, i] * scale)))
-    return found
+    return float(found)
 
 
 @kernel
-def scatter(gradient: F64, tokens: I64, dx: F32, bound: np.float32) -> None:
+def scatter(gradient: F64, tokens: I64, dx: F32, bound: float) -> None:
     """gradient[token] = Σ dx over the rows with that token; gradient [m, H] is overwritten. bound: of all |dx|."""
-    e = exponent(bound)
+    e = exponent(np.float32(bound))
     up, down = power(SUM_BITS - e), np.float64(power(e - SUM_BITS))
     total = np.zeros(gradient.shape, dtype=np.int64)
     for row in range(len(tokens)):
@@ -213,9 +213,9 @@ def scatter(gradient: F64, tokens: I64, dx: F32, bound: np.float32) -> None:
 
 
 @kernel
-def sum_rows(out: F64, values: F32, bound: np.float32) -> None:
+def sum_rows(out: F64, values: F32, bound: float) -> None:
     """out[0, i] = Σ values[:, i]. bound: of all magnitudes."""
-    e = exponent(bound)
+    e = exponent(np.float32(bound))
     up, down = power(SUM_BITS - e), np.float64(power(e - SUM_BITS))
     total = np.zeros(out.shape[1], dtype=np.int64)
     for row in range(values.shape[0]):
@@ -226,12 +226,12 @@ def sum_rows(out: F64, values: F32, bound: np.float32) -> None:
 
 
 @kernel
-def quantize(out: I16, values: F32, bound: np.float32, bits: int) -> int:
+def quantize(out: I16, values: F32, bound: float, bits: int) -> int:
     """Set out = values · 2^(bits − e), rounded, with the least e ≤ 30 so that bound < 2^e; returns e − bits.
 
     Larger values saturate.
     """
-    e = min(exponent(bound), LARGEST_EXPONENT)
+    e = min(exponent(np.float32(bound)), LARGEST_EXPONENT)
     up, limit = power(bits - e), power(bits)
     for row in range(values.shape[0]):
         for i in range(values.shape[1]):

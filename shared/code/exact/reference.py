@@ -173,34 +173,34 @@ def gather(x: Tensor, table: Tensor, tokens: Tensor) -> None:
     x[:] = table[tokens]
 
 
-def peak(values: Tensor) -> Tensor:
+def peak(values: Tensor) -> float:
     """The largest magnitude in a matrix."""
-    return values.abs().amax()
+    return float(values.abs().amax())
 
 
-def product_peak(raw: Tensor, scale: float) -> Tensor:
+def product_peak(raw: Tensor, scale: float) -> float:
     """The largest magnitude of raw · scale, in float32."""
-    return _value(raw, scale).abs().amax()
+    return float(_value(raw, scale).abs().amax())
 
 
-def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor, bound: Tensor) -> None:
+def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor, bound: float) -> None:
     """`gradient[token]` = Σ dx over the rows with that token; gradient [m, H] is overwritten. bound: of all |dx|."""
-    e = _exponent(torch.as_tensor(bound))
+    e = _exponent(torch.tensor(bound))
     total = torch.zeros(gradient.shape, dtype=torch.int64, device=gradient.device)
     total.index_add_(0, tokens, _integers(dx, _power(SUM_BITS - e)))
     gradient[:] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
 
 
-def sum_rows(out: Tensor, values: Tensor, bound: Tensor) -> None:
+def sum_rows(out: Tensor, values: Tensor, bound: float) -> None:
     """`out[0, i]` = Σ values[:, i]. bound: of all magnitudes."""
-    e = _exponent(torch.as_tensor(bound))
+    e = _exponent(torch.tensor(bound))
     total = _integers(values, _power(SUM_BITS - e)).sum(0)
     out[0] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
 
 
-def quantize(out: Tensor, values: Tensor, bound: Tensor, bits: int) -> int:
+def quantize(out: Tensor, values: Tensor, bound: float, bits: int) -> int:
     """`out` = values · 2^(bits − e), rounded, with the least e ≤ 30 so that bound < 2^e; returns e − bits."""
-    e = _exponent(torch.as_tensor(bound)).clamp(max=LARGEST_EXPONENT)
+    e = _exponent(torch.tensor(bound)).clamp(max=LARGEST_EXPONENT)
     out[:] = _integers(values, _power(bits - e), 1 << bits).to(torch.int16)
     return int(e) - bits
 
@@ -392,13 +392,13 @@ def attend(
 
 def attend_backward(
     dz: Tensor, dbias: Tensor, raw: Tensor, scale: float, u: Tensor, r: Tensor, queries: Tensor, keys: Tensor, values: Tensor,
-    weights: Tensor, factor: np.float32, streams: int, context: int, bound: Tensor,
+    weights: Tensor, factor: np.float32, streams: int, context: int, bound: float,
 ) -> None:  # fmt: skip
     """The gradient dz [N, 3H] and dbias [A, C + 1] from d = raw · scale [N, H], the gradient of `attend`'s output."""
     (rows, width), heads = raw.shape, len(dbias)
     slots = _slots(0, rows // streams, context, raw.device)
     value = _value(raw, scale)
-    e = _exponent(torch.as_tensor(bound))
+    e = _exponent(torch.tensor(bound))
     pair_down = _power(e - GRADIENT_BITS - ACTIVATION_BITS).to(torch.float64)
     d = _by_stream(_integers(value, _power(GRADIENT_BITS - e), 1 << GRADIENT_BITS), streams, heads)[:, :, None]  # [B, t, 1, A, D]
     weight = _split(weights.to(torch.int64), 0, -1, streams).permute(1, 0, 3, 2)  # [B, t, C + 1, A]

@@ -279,6 +279,34 @@ def _code(
     return end
 
 
+@kernel
+def _replay(
+    tokens: U32, padding: np.uint32, frequencies: I64, logits: I32, gradient: F32, bias: I32, tables: I32, gains: I32,
+    contexts: U64,
+) -> None:  # fmt: skip
+    """The gradient p − onehot of tokens [T, B] that were coded long ago; nothing is coded, and nothing here learns."""
+    streams, size = tokens.shape[1], len(bias)
+    z = np.zeros(size, dtype=np.int64)
+    e = np.zeros(size, dtype=np.float32)
+    rows = np.zeros(tables.shape[0], dtype=np.int64)
+    for t in range(tokens.shape[0]):
+        for b in range(streams):
+            position = t * streams + b
+            if tokens[t, b] == padding:
+                gradient[position, :] = np.float32(0)
+                continue
+            token = np.int64(tokens[t, b])
+            for i in range(size):
+                z[i] = np.int64(logits[position, i]) + bias[i]
+            if tables.shape[0] > 0:
+                _add_rows(z, tables, gains, contexts[b], rows, False)
+                _advance_contexts(contexts[b], token)
+            inverse = np.float32(1) / np.float32(_softmax(frequencies, e, z))
+            for i in range(size):
+                gradient[position, i] = np.float32(frequencies[i]) * inverse
+            gradient[position, token] = gradient[position, token] - np.float32(1)
+
+
 class Head:
     """The last stage of a neural predictor over m tokens in B streams. `table_bits`: log2 of a table's rows; 0 for no tables."""
 
@@ -311,6 +339,16 @@ class Head:
         matching = self._matches, self._history, self._recent, self._places, self._match_gains
         rest: tuple[Any, ...] = *tables, *matching, self._clock, self._fixed
         return int(_code(*place, *rest))
+
+    def replay(self, tokens: U32, padding: int, logits: I32, gradient: F32) -> None:
+        """Leave p − onehot of earlier tokens [T, B], as bias and tables, but no match, predict them now; 0 where padding is.
+
+        Contexts begin with the first row, and nothing of the state changes.
+        """
+        contexts: U64 = np.zeros_like(self._contexts)
+        frequencies: I64 = np.zeros_like(self.frequencies)
+        tables = self._bias, self._tables, self._gains, contexts
+        _replay(tokens, np.uint32(padding), frequencies, logits, gradient, *tables)
 
     def freeze(self) -> None:
         """Learn no more; contexts and matches move on."""

@@ -194,6 +194,10 @@ class Perceptron:
     def advance(self, rows: int) -> None:
         """Nothing is carried over."""
 
+    def context(self) -> Mapping[str, Array]:
+        """None."""
+        return {}
+
     def prepare(self) -> None:
         """Round the weights anew."""
         self._up.prepare()

@@ -20,7 +20,7 @@ from shared.code.models.base import I64, U32, Coder, Predictor
 from shared.code.models.head import Head
 from shared.code.models.layers import PERCEPTRON_SEED, SEEDS_PER_LAYER, SEEDS_PER_NETWORK
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec, TransformerModel
-from shared.code.training import Step
+from shared.code.training import Memory, Step
 
 _LOGIT_LIMIT = 64.0
 
@@ -105,6 +105,9 @@ class Native(Predictor):
         tables = model.tables.bits if model.tables else 0
         self._head = Head(size, self._streams, tables, words=isinstance(spec.vocabulary, BytesVocabulary))
         self._step = Step(spec.training.optimizer)
+        replay = spec.training.replay
+        self._memory = Memory(replay, self._streams) if replay else None
+        self._positions = spec.segment_tokens
         self._before = np.zeros(self._streams, dtype=np.int64)
         rows = spec.segment_tokens * self._streams
         self._logits = np.zeros((rows, size), dtype=np.int32)
@@ -132,8 +135,24 @@ class Native(Predictor):
         assert self._head.loss_units == int(costs.sum(dtype=np.int64)), "what is trained on is what was coded"
         if not self.frozen:
             self._train(np.concatenate([self._before[None], tokens[:-1].astype(np.int64)]))
+            if self._memory is not None:
+                self._memory.keep(tokens, lengths)
+                self._replay(self._memory)
         self._before[:] = tokens[-1]
         return len(tokens)
+
+    def _replay(self, memory: Memory) -> None:
+        """Train on earlier rows, as if every stream began there."""
+        for tokens in memory.windows(self.steps, self._positions):
+            self._begin = [layer.state for layer in self._layers]
+            inputs = np.zeros(tokens.shape, dtype=np.int64)
+            inputs[1:] = np.where(tokens == memory.PADDING, 0, tokens)[:-1]
+            with torch.no_grad():
+                z, _ = self._forward(torch.from_numpy(inputs), self._begin)
+                units = torch.round(z.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT) * (1 << LOGIT_BITS))
+            self._logits[: inputs.size] = units.to(torch.int32).reshape(inputs.size, -1).numpy()
+            self._head.replay(tokens, memory.PADDING, self._logits, self._gradient)
+            self._train(inputs)
 
     def freeze(self) -> None:
         """Fix p^(k): nothing is trained any more."""
@@ -171,4 +190,6 @@ class Native(Predictor):
             out |= {f"{name}.w": weight.detach().numpy(), f"{name}.m": first.numpy(), f"{name}.v": second.numpy()}
         for index, state in enumerate(self._states):
             out |= {f"{index}.state{place}": part.numpy() for place, part in enumerate(state)}
+        if self._memory is not None:
+            out |= {f"replay.{name}": array for name, array in self._memory.arrays().items()}
         return {**out, "before": self._before, "powers": self._step.powers}

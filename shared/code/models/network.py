@@ -1,4 +1,4 @@
-"""A neural predictor: embedding, residual layers, logits; the head that codes with them; and training after every segment.
+"""A neural predictor: a trunk that gives logits, the head that codes with them; training after every segment, and replay.
 
 An encoder knows the segment's tokens and runs the network over all rows at once; a decoder runs it position by position, a
 row of B tokens at a time. Both end with the same activations, to the bit, and train on them. The input at position t is
@@ -19,6 +19,7 @@ from shared.code.models.layers import Shape, named
 from shared.code.models.trunk import Layer, SpreadTrunk, Trunk
 from shared.code.ranks import ALONE, Ranks
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec, RecurrentModel
+from shared.code.training import Memory
 
 
 def trunk(spec: CodeSpec, ranks: Ranks = ALONE) -> Trunk:
@@ -51,6 +52,9 @@ class Network(Predictor):
         self._trunk = own if ranks.size == 1 else SpreadTrunk(own, spec, ranks)
         words = isinstance(spec.vocabulary, BytesVocabulary)
         self._head = Head(size, streams, model.tables.bits if model.tables else 0, words=words)
+        replay = spec.training.replay
+        self._memory = Memory(replay, streams) if replay else None
+        self._positions = spec.segment_tokens
         self._before = np.zeros(streams, dtype=np.int64)  # the last token of each stream
         self._gradient: npt.NDArray[np.float32] = np.zeros((spec.segment_tokens * streams, size), dtype=np.float32)
 
@@ -73,6 +77,9 @@ class Network(Predictor):
             self._trunk.advance(positions)
         else:
             self._trunk.train(self._gradient[: positions * self._streams], self.steps)
+            if self._memory is not None:
+                self._memory.keep(tokens, lengths)
+                self._replay(self._memory)
         self._before[:] = tokens[-1]
         return positions
 
@@ -83,6 +90,17 @@ class Network(Predictor):
         inputs[1:] = tokens[start : end - 1]
         logits = self._trunk.forward(inputs, start)
         self._head.code(tokens, lengths, start, end, coder, costs, logits, self._gradient)
+
+    def _replay(self, memory: Memory) -> None:
+        """Train on earlier rows, as if every stream began there; the context of the segment that follows is set aside."""
+        self._trunk.set_aside()
+        for tokens in memory.windows(self.steps, self._positions):
+            self._trunk.forget()
+            inputs = np.zeros(tokens.shape, dtype=np.int64)
+            inputs[1:] = np.where(tokens == memory.PADDING, 0, tokens)[:-1]
+            self._head.replay(tokens, memory.PADDING, self._trunk.forward(inputs, 0), self._gradient)
+            self._trunk.train(self._gradient, self.steps)
+        self._trunk.take_back()
 
     def freeze(self) -> None:
         """Fix p^(k): nothing is trained any more."""
@@ -96,9 +114,14 @@ class Network(Predictor):
         return []
 
     def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {**self._trunk.arrays(), **named(head=self._head.arrays()), "before": self._before}
+        return {**self._trunk.arrays(), **self._own()}
 
     def _assign(self, saved: Mapping[str, npt.NDArray[Any]]) -> None:
         self._trunk.assign(saved)
-        for name, array in named(head=self._head.arrays(), own={"before": self._before}).items():
-            array[...] = saved[name.removeprefix("own.")]
+        for name, array in self._own().items():
+            array[...] = saved[name]
+
+    def _own(self) -> dict[str, npt.NDArray[Any]]:
+        """The live arrays that are not the trunk's."""
+        replay = {} if self._memory is None else self._memory.arrays()
+        return {**named(head=self._head.arrays(), replay=replay), "before": self._before}

@@ -69,7 +69,11 @@ class Recurrence:
         self._in.prepare()
         self._out.prepare()
 
+    def context(self) -> Mapping[str, Array]:
+        """The live arrays of the state that tell of the tokens before; all zero at the very start."""
+        return {**self._norm.arrays(), "h": self._h[: self._streams]}
+
     def arrays(self) -> Mapping[str, Array]:
         """The live arrays of the state."""
         weights = named(**{"in": self._in.weight.arrays(), "out": self._out.weight.arrays(), "bias": self._bias.arrays()})
-        return {**weights, **self._norm.arrays(), "h": self._h[: self._streams]}
+        return {**weights, **self.context()}

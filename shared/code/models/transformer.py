@@ -80,8 +80,12 @@ class Attention:
         self._in.prepare()
         self._out.prepare()
 
+    def context(self) -> Mapping[str, Array]:
+        """The live arrays of the state that tell of the tokens before; all zero at the very start."""
+        window = {"keys": self._keys[:, : self._context], "values": self._values[:, : self._context], "seen": self._seen}
+        return {**self._norm.arrays(), **window}
+
     def arrays(self) -> Mapping[str, Array]:
         """The live arrays of the state."""
         weights = named(**{"in": self._in.weight.arrays(), "out": self._out.weight.arrays(), "bias": self._bias.arrays()})
-        window = {"keys": self._keys[:, : self._context], "values": self._values[:, : self._context], "seen": self._seen}
-        return {**weights, **self._norm.arrays(), **window}
+        return {**weights, **self.context()}

@@ -50,6 +50,9 @@ class Layer(Protocol):
     def prepare(self) -> None:
         """Round the weights anew, after they were restored."""
 
+    def context(self) -> Mapping[str, Array]:
+        """The live arrays of the state that tell of the tokens before; all zero at the very start."""
+
     def arrays(self) -> Mapping[str, Array]:
         """The live arrays of the state."""
 
@@ -78,6 +81,7 @@ class Trunk:
         self._x = shape.zeros(shape.rows, model.width)
         self._dx = shape.zeros(shape.rows, model.width)
         self._logits = shape.zeros(shape.rows, size, kind="int32")
+        self._aside: list[npt.NDArray[Any]] = []
 
     def forward(self, inputs: I64, start: int) -> I32:
         """Inputs [t, B], of the positions from `start` on, each the token before → the segment's logits [T·B, m] up to there."""
@@ -107,6 +111,23 @@ class Trunk:
         """End a segment of so many positions."""
         for layer in self._layers:
             layer.advance(positions * self._streams)
+
+    def set_aside(self) -> None:
+        """Keep a copy of what the layers know of the tokens before."""
+        self._aside = [self._kernels.to_numpy(array).copy() for array in self._contexts()]
+
+    def forget(self) -> None:
+        """As if no token had been before."""
+        for array in self._contexts():
+            array[...] = 0
+
+    def take_back(self) -> None:
+        """Know again what was set aside."""
+        for array, values in zip(self._contexts(), self._aside, strict=True):
+            self._kernels.assign(array, values)
+
+    def _contexts(self) -> list[Array]:
+        return [array for layer in self._layers for array in layer.context().values()]
 
     def diverges(self) -> bool:
         """Whether a weight stands at its ceiling."""
@@ -142,9 +163,12 @@ class _Order(IntEnum):
     FORWARD = 0
     TRAIN = 1
     ADVANCE = 2
-    GATHER = 3
-    ASSIGN = 4
-    LEAVE = 5
+    SET_ASIDE = 3
+    FORGET = 4
+    TAKE_BACK = 5
+    GATHER = 6
+    ASSIGN = 7
+    LEAVE = 8
 
 
 class SpreadTrunk:
@@ -173,6 +197,21 @@ class SpreadTrunk:
         """As `Trunk.advance`."""
         _order(self._ranks, _Order.ADVANCE, positions)
         self._own.advance(positions)
+
+    def set_aside(self) -> None:
+        """As `Trunk.set_aside`."""
+        _order(self._ranks, _Order.SET_ASIDE)
+        self._own.set_aside()
+
+    def forget(self) -> None:
+        """As `Trunk.forget`."""
+        _order(self._ranks, _Order.FORGET)
+        self._own.forget()
+
+    def take_back(self) -> None:
+        """As `Trunk.take_back`."""
+        _order(self._ranks, _Order.TAKE_BACK)
+        self._own.take_back()
 
     def diverges(self) -> bool:
         """As `Trunk.diverges`: all ranks have the same weights."""
@@ -249,6 +288,12 @@ def follow(own: Trunk, spec: CodeSpec, ranks: Ranks) -> None:
                 own.train(received((positions * streams, size), np.float32), k)
             case [_Order.ADVANCE, positions, _]:
                 own.advance(positions)
+            case [_Order.SET_ASIDE, _, _]:
+                own.set_aside()
+            case [_Order.FORGET, _, _]:
+                own.forget()
+            case [_Order.TAKE_BACK, _, _]:
+                own.take_back()
             case [_Order.GATHER, _, _]:
                 found = own.arrays()
                 for name in own.per_stream():

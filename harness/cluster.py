@@ -1,7 +1,7 @@
 """Alice, the wire and Bob as processes of this machine, on free ports, with a state directory that goes away with them.
 
-They also end with the process that started them, however that ends: a shell that reads a pipe of which we hold the other end
-terminates each, once that end is closed.
+They also end with the process that started them, however that ends, and the directory with them: shells that read a pipe of
+which we hold the other end see to it once that end is closed.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ import httpx
 
 _READY_SECONDS: Final = 600.0  # the first start compiles every kernel, on a crowded machine for minutes
 _RETRY_SECONDS: Final = 10.0  # nobody starts these services again, unless a test does
-_WATCH: Final = ("/bin/sh", "-c", 'read _; kill -TERM "$1"', "sh")
+_END: Final = 'read _; kill -TERM "$1"'
+_TIDY: Final = 'read _; sleep 15; rm -rf -- "$1"'
 PARTS: Final = ("bob", "alice", "wire")
 
 
@@ -76,6 +77,7 @@ class Cluster:
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="codelength-")
         self._pipe = os.pipe()
+        self._watch("directory", _TIDY, self._directory.name)
         hosts = {"alice": "127.0.0.1", "bob": self._host, "relay": "127.0.0.1", "counts": "127.0.0.1"}
         sockets = {name: socket.create_server((host, 0)) for name, host in hosts.items()}
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
@@ -169,13 +171,13 @@ class Cluster:
                 stderr=log if self._quiet else None,
                 start_new_session=True,  # Ctrl-C is for us, who then stop them
             )
-            self._watch(name)
+            self._watch(name, _END, str(self._processes[name].pid))
 
-    def _watch(self, name: str) -> None:
+    def _watch(self, name: str, script: str, argument: str) -> None:
         assert self._pipe is not None
         self._unwatch(name)
         self._watchers[name] = subprocess.Popen(
-            [*_WATCH, str(self._processes[name].pid)],
+            ["/bin/sh", "-c", script, "sh", argument],
             stdin=self._pipe[0],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness import cli_report, studies, terminal
+from harness import cli_report, cli_sweep, studies, terminal
 from harness.commands import (
     Alice,
     AsJson,
@@ -523,7 +523,7 @@ def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json:
         fail(USAGE, "standard output cannot carry both the data and --json; use -o", as_json=as_json)
 
 
-for _command in (studies.curve, studies.sample, cli_report.report):
+for _command in (studies.curve, studies.sample, cli_sweep.sweep, cli_report.report):
     app.command()(_command)
 
 

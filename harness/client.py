@@ -131,6 +131,12 @@ class Client:
         body = {"tokens": tokens, "seed": seed}
         return self._json("POST", f"{self._urls.bob}/transmissions/{identifier}/sample", json=body)
 
+    def forget(self, identifier: str, dataset: str) -> None:
+        """Delete a transmission that has ended at both services, and the dataset at Alice's. Raises `RequestError`."""
+        for url in (self._urls.alice, self._urls.bob):
+            self._send("DELETE", f"{url}/transmissions/{identifier}")
+        self._send("DELETE", f"{self._urls.alice}/datasets/{dataset}")
+
     def record(self, service: Literal["alice", "bob"], identifier: str) -> dict[str, Any]:
         """A transmission as one service tells it. Raises `RequestError`."""
         url = self._urls.alice if service == "alice" else self._urls.bob
@@ -263,6 +269,10 @@ class Client:
             time.sleep(0.02)
 
     def _json(self, method: str, url: str, **options: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self._send(method, url, **options).json()
+        return found
+
+    def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, url, **options)
         except httpx.HTTPError as error:
@@ -274,8 +284,7 @@ class Client:
             except (ValueError, KeyError, TypeError):
                 detail, slug = f"{url} answered HTTP {answer.status_code}", None
             raise RequestError(str(detail), slug)
-        found: dict[str, Any] = answer.json()
-        return found
+        return answer
 
 
 __all__ = ["FORMS", "Client", "LedgerError", "RequestError", "Urls"]

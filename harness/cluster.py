@@ -1,4 +1,8 @@
-"""Alice, the wire and Bob as processes of this machine, on free ports, with a state directory that goes away with them."""
+"""Alice, the wire and Bob as processes of this machine, on free ports, with a state directory that goes away with them.
+
+They also end with the process that started them, however that ends, and the directory with them: shells that read a pipe of
+which we hold the other end see to it once that end is closed.
+"""
 
 import contextlib
 import os
@@ -8,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -16,6 +21,9 @@ import httpx
 
 _READY_SECONDS: Final = 600.0  # the first start compiles every kernel, on a crowded machine for minutes
 _RETRY_SECONDS: Final = 10.0  # nobody starts these services again, unless a test does
+_END: Final = 'read _; kill -TERM "$1"'
+_TIDY: Final = 'read _; sleep 15; rm -rf -- "$1"'
+PARTS: Final = ("bob", "alice", "wire")
 
 
 class StartError(Exception):
@@ -36,7 +44,8 @@ class Cluster:
 
     warm: presets loaded before the services are ready, all if None. environment: of all services. own: further variables of
     one, by its name. console_port: start the console too, its URL is `console`; it listens there, or where it can if that
-    port is taken.
+    port is taken. parts: which of the three are started here; where Bob is not among them, `bob` is his URL. host: the
+    address that Bob listens on.
     """
 
     def __init__(
@@ -47,36 +56,50 @@ class Cluster:
         environment: dict[str, str] | None = None,
         own: dict[str, dict[str, str]] | None = None,
         console_port: int | None = None,
+        parts: tuple[str, ...] = PARTS,
+        bob: str = "",
+        host: str = "127.0.0.1",
     ) -> None:
         self._quiet = quiet
+        self._parts = parts
+        self._host = host
         self._environment = ({} if warm is None else {"CODELENGTH_WARM": ",".join(warm)}) | (environment or {})
         self._own = own or {}
         self._console_port = console_port
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, _Command] = {}
         self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._watchers: dict[str, subprocess.Popen[bytes]] = {}
+        self._pipe: tuple[int, int] | None = None
         self._found: dict[int, socket.socket] = {}  # free ports, kept until their process starts for the first time
-        self.alice = self.bob = self.wire = self.console = ""
+        self.alice = self.wire = self.console = ""
+        self.bob = bob
 
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="codelength-")
-        sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in ("alice", "bob", "relay", "counts")}
+        self._pipe = os.pipe()
+        self._watch("directory", _TIDY, self._directory.name)
+        hosts = {"alice": "127.0.0.1", "bob": self._host, "relay": "127.0.0.1", "counts": "127.0.0.1"}
+        sockets = {name: socket.create_server((host, 0)) for name, host in hosts.items()}
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
         self._found = {one.getsockname()[1]: one for one in sockets.values()}
-        self.alice, self.bob, self.wire = (f"http://127.0.0.1:{ports[name]}" for name in ("alice", "bob", "counts"))
+        self.alice, self.wire = (f"http://127.0.0.1:{ports[name]}" for name in ("alice", "counts"))
+        if "bob" in self._parts:
+            self.bob = f"http://{self._host}:{ports['bob']}"
         common = {
             "CODELENGTH_STATE_DIRECTORY": self._directory.name,
             "CODELENGTH_MAX_CONCURRENT": "1",
             "CODELENGTH_BOB_URL": f"ws://127.0.0.1:{ports['relay']}",
-            "CODELENGTH_WIRE_UPSTREAM": f"127.0.0.1:{ports['bob']}",
+            "CODELENGTH_WIRE_UPSTREAM": self.bob.removeprefix("http://"),
             "CODELENGTH_RETRY_SECONDS": str(_RETRY_SECONDS),
             **self._environment,
         }
-        self._commands = {
+        commands = {
             "bob": _Command(("-m", "bob"), common, "CODELENGTH_LISTEN_FD", (ports["bob"],)),
             "alice": _Command(("-m", "alice"), common, "CODELENGTH_LISTEN_FD", (ports["alice"],)),
             "wire": _Command(("-m", "harness.wire"), common, "CODELENGTH_WIRE_LISTEN_FDS", (ports["relay"], ports["counts"])),
         }
+        self._commands = {name: commands[name] for name in self._parts}
         if self._console_port is not None:
             free = _free(self._console_port)
             port = free.getsockname()[1]
@@ -88,6 +111,7 @@ class Cluster:
         try:
             for name in self._commands:
                 self._start(name)
+            self._release()
             self._wait()
         except BaseException:
             self.__exit__(None, None, None)
@@ -95,6 +119,12 @@ class Cluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for name in list(self._watchers):
+            self._unwatch(name)
+        if self._pipe is not None:
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -104,10 +134,14 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for one in self._found.values():
-            one.close()
+        self._release()
         if self._directory is not None:
             self._directory.cleanup()
+
+    def _release(self) -> None:
+        """Ports that no process has taken, since it is not started here, are free again."""
+        while self._found:
+            self._found.popitem()[1].close()
 
     @property
     def directory(self) -> Path:
@@ -134,7 +168,8 @@ class Cluster:
         command = self._commands[name]
         with contextlib.ExitStack() as stack:
             log = stack.enter_context((Path(self._directory.name) / f"{name}.log").open("ab"))
-            sockets = [stack.enter_context(self._socket(port)) for port in command.ports]
+            host = self._host if name == "bob" else "127.0.0.1"
+            sockets = [stack.enter_context(self._socket(host, port)) for port in command.ports]
             numbers = ",".join(str(one.fileno()) for one in sockets)
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *command.arguments],
@@ -145,15 +180,34 @@ class Cluster:
                 stderr=log if self._quiet else None,
                 start_new_session=True,  # Ctrl-C is for us, who then stop them
             )
+            self._watch(name, _END, str(self._processes[name].pid))
 
-    def _socket(self, port: int) -> socket.socket:
-        return self._found.pop(port) if port in self._found else socket.create_server(("127.0.0.1", port))
+    def _watch(self, name: str, script: str, argument: str) -> None:
+        assert self._pipe is not None
+        self._unwatch(name)
+        self._watchers[name] = subprocess.Popen(
+            ["/bin/sh", "-c", script, "sh", argument],
+            stdin=self._pipe[0],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _unwatch(self, name: str) -> None:
+        watcher = self._watchers.pop(name, None)
+        if watcher is not None:
+            watcher.kill()
+            watcher.wait()
+
+    def _socket(self, host: str, port: int) -> socket.socket:
+        return self._found.pop(port) if port in self._found else socket.create_server((host, port))
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        urls = {"bob": self.bob, "alice": self.alice, "wire": self.wire} | ({"console": self.console} if self.console else {})
+        urls = {"bob": self.bob, "alice": self.alice, "wire": self.wire, "console": self.console}
         for name, url in urls.items():
-            wait_ready(url, deadline, lambda name=name: self._check(name))
+            if name in self._processes:
+                wait_ready(url, deadline, partial(self._check, name))
 
     def _check(self, name: str) -> None:
         if self._processes[name].poll() is not None:

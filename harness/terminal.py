@@ -111,6 +111,13 @@ class Progress:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
+    def note(self, text: str) -> None:
+        """Say a line, above the one that is rewritten."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            self._shown = 0.0
+        say(text)
+
     def update(self, done: int, total: int | None, state: str = "") -> None:
         """Show how much is done, at which rate, and how long the rest will take, where the total is known."""
         now = time.monotonic()

@@ -16,6 +16,7 @@ COMMANDS = {"transmit", "compare", "explain", "compress", "decompress", "test", 
     "bench",
     "curve",
     "sample",
+    "sweep",
     "report",
 }
 

@@ -386,16 +386,30 @@ def list_files(names: Names = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    peer: Annotated[
+        Path | None, typer.Option(help="The other machine's doctor --json, or transmit --json of what failed: advice.")
+    ] = None,
+) -> None:
     """Does this machine compute f exactly? Recompute the golden vectors, and print what computed them."""
-    prepare()
-    from harness import examination
+    from harness import advice, examination
 
+    theirs = None
+    if peer is not None:
+        must_be_readable(peer, as_json=as_json)
+        try:
+            theirs = advice.read(peer.read_text(encoding="utf-8", errors="replace"))
+        except advice.ReportError as error:
+            fail(USAGE, f"{peer}: {error}", as_json=as_json)
+    prepare()
     report = examination.examine()
+    if theirs is not None:
+        report["advice"] = advice.advise(report, theirs)
     if as_json:
         emit_json(report)
     else:
-        emit("\n".join(examination.report(report)))
+        emit("\n".join([*examination.report(report), *report.get("advice", ())]))
     if not report["exact"]:
         fail(FAILED, "this machine does not compute f exactly; do not trust its transmissions, and please report this")
 

@@ -23,6 +23,7 @@ from harness.commands import (
     Code,
     Corpus,
     Form,
+    Plugin,
     Vocabulary,
     Wire,
     chosen_code,
@@ -37,6 +38,7 @@ from harness.commands import (
     start_cluster,
     status_of,
     transmit_dataset,
+    use_plugins,
 )
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
@@ -93,6 +95,7 @@ def transmit(
     bob: Bob = None,
     wire: Wire = None,
     channel: Channel = None,
+    plugin: Plugin = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
@@ -104,6 +107,7 @@ def transmit(
         die(USAGE, "--steps needs a --corpus to take them on")
     if corpus is not None:
         must_be_readable(corpus, as_json=as_json)
+    use_plugins(plugin, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, as_json=as_json)
@@ -149,11 +153,13 @@ def compare(
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
+    plugin: Plugin = None,
 ) -> None:
     """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
+    use_plugins(plugin, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)
@@ -285,6 +291,7 @@ def compress(
     remove: Remove = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
     """Compress files to FILE.clz1."""
     from harness import filing
@@ -293,6 +300,7 @@ def compress(
     del keep
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
+    use_plugins(plugin, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     prepare()
     spec = spec_of(chosen, as_json=as_json)
@@ -318,6 +326,7 @@ def decompress(
     ] = None,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
     """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
     from harness import filing
@@ -327,6 +336,7 @@ def decompress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     prepare()
+    use_plugins(plugin, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     work = partial(filing.decompress, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet)
     _, status = filing.each(names, work, as_json=as_json)
@@ -339,11 +349,13 @@ def verify(
     quiet: Quiet = False,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
 
     prepare()
+    use_plugins(plugin, as_json=as_json)
     work = partial(filing.test, max_model_bytes=max_memory, quiet=quiet)
     results, status = filing.each(names or ["-"], work, as_json=as_json)
     if not (as_json or quiet):
@@ -483,11 +495,15 @@ def codes(
 
 
 @app.command()
-def serve(service: Annotated[str, typer.Argument(help="alice, bob, wire or console")]) -> None:
+def serve(
+    service: Annotated[str, typer.Argument(help="alice, bob, wire or console")],
+    plugin: Plugin = None,
+) -> None:
     """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
+    use_plugins(plugin)
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 

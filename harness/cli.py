@@ -40,6 +40,7 @@ from harness.commands import (
     transmit_dataset,
     use_plugins,
 )
+from harness.epilogs import epilog
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
@@ -518,6 +519,8 @@ def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json:
 
 for _command in (studies.curve, studies.sample, cli_report.report):
     app.command()(_command)
+for _registered in app.registered_commands:
+    _registered.epilog = epilog(str(_registered.name or getattr(_registered.callback, "__name__", "")))
 
 
 def main() -> None:

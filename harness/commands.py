@@ -41,7 +41,8 @@ Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help=
 
 
 Plugin = Annotated[
-    list[Path] | None, typer.Option(help="A file of predictors of your own, for both ends; may be given more than once.")
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A file of predictors of your own, for both ends; may be given more than once."),
 ]
 
 

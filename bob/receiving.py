@@ -12,6 +12,7 @@ from shared.channel.errors import ChannelError, PeerLostError, RefusedError, Une
 from shared.channel.messages import Accept, Ack, Code, Done, Hello, Message, Refuse
 from shared.channel.states import Role
 from shared.code.errors import InputError
+from shared.code.plugins import require
 from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import token_width
@@ -209,6 +210,7 @@ class Receiving:
         if not _ID.fullmatch(hello.transmission):
             raise MalformedRequestError("a transmission's id is 32 hexadecimal digits")
         spec = CodeSpec.parse(hello.spec)
+        require(spec)
         self._origin, assets = origin_of(held, spec)
         with contextlib.suppress(NotFoundError):
             known = held.registry.get(hello.transmission)

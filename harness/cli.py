@@ -25,6 +25,7 @@ from harness.commands import (
     CodeOrAuto,
     Corpus,
     Form,
+    Plugin,
     Regime,
     Vocabulary,
     Wire,
@@ -42,7 +43,9 @@ from harness.commands import (
     start_cluster,
     status_of,
     transmit_dataset,
+    use_plugins,
 )
+from harness.epilogs import epilog
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
@@ -100,12 +103,14 @@ def transmit(
     ranks: Annotated[
         str | None, typer.Option(metavar="A[,B]", help="Processes that share a network's streams, at Alice and at Bob.")
     ] = None,
+    plugin: Plugin = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
+    use_plugins(plugin, as_json=as_json)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
@@ -151,11 +156,13 @@ def compare(
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
+    plugin: Plugin = None,
 ) -> None:
     """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
+    use_plugins(plugin, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)
@@ -295,6 +302,7 @@ def compress(
     remove: Remove = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
     """Compress files to FILE.clz1."""
     from harness import filing
@@ -304,6 +312,7 @@ def compress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
+    use_plugins(plugin, as_json=as_json)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     prepare()
     which = filing.Coding.chosen(code, chosen, corpus, steps, regime, as_json=as_json)
@@ -329,6 +338,7 @@ def decompress(
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
     """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
     from harness import filing
@@ -338,6 +348,7 @@ def decompress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     prepare()
+    use_plugins(plugin, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
         work = partial(
@@ -354,11 +365,13 @@ def verify(
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
 
     prepare()
+    use_plugins(plugin, as_json=as_json)
     names = names or ["-"]
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
         work = partial(filing.test, corpora=held, max_model_bytes=max_memory, quiet=quiet)
@@ -514,11 +527,15 @@ def codes(
 
 
 @app.command()
-def serve(service: Annotated[str, typer.Argument(help="alice, bob, wire or console")]) -> None:
+def serve(
+    service: Annotated[str, typer.Argument(help="alice, bob, wire or console")],
+    plugin: Plugin = None,
+) -> None:
     """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
+    use_plugins(plugin)
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 
@@ -539,6 +556,8 @@ def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json:
 
 for _command in (studies.curve, studies.sample, cli_sweep.sweep, cli_report.report):
     app.command()(_command)
+for _registered in app.registered_commands:
+    _registered.epilog = epilog(str(_registered.name or getattr(_registered.callback, "__name__", "")))
 
 
 def main() -> None:

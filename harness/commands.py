@@ -69,6 +69,31 @@ Corpus = Annotated[
 Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
 
 
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A file of predictors of your own, for both ends; may be given more than once."),
+]
+
+
+def use_plugins(files: list[Path] | None, *, as_json: bool = False) -> list[str]:
+    """Load plugins here, and let the services that this command starts load them; returns the names of their codes."""
+    if not files:
+        return []
+    for file in files:
+        must_be_readable(file, as_json=as_json)
+    prepare()
+    from shared.code.errors import PluginError
+    from shared.service.plugins import load
+
+    paths = os.pathsep.join(str(file.resolve()) for file in files)
+    try:
+        names = load(paths)
+    except PluginError as error:
+        fail(USAGE, str(error), as_json=as_json, slug="plugin-unavailable")
+    os.environ["CODELENGTH_PLUGINS"] = paths
+    return names
+
+
 def prepare() -> None:
     """Say where compiled kernels lie, before numba is imported."""
     from shared.service.kernels import prepare_kernel_cache

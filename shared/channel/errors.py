@@ -5,11 +5,13 @@
     │   ├── SpecError
     │   ├── UnknownPresetError
     │   ├── VocabularyError
+    │   ├── PluginError                 a plugin that is not here, or not the same
     │   └── CorpusError
     ├── CodecError                      coding cannot go on
     │   ├── StateError
     │   ├── CorruptCodeError
     │   ├── NonPortableOperation        other machines would compute other bits
+    │   ├── PluginFailedError           a plugin's predictor raised
     │   └── MachineError                this machine does not compute f exactly
     └── ChannelError                    the conversation cannot go on
         ├── LocalProtocolError          our side tried what the protocol forbids
@@ -48,6 +50,8 @@ from shared.code.errors import (
     InputError,
     MachineError,
     NonPortableOperation,
+    PluginError,
+    PluginFailedError,
     SpecError,
     StateError,
     UnknownPresetError,
@@ -292,11 +296,13 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     UnknownPresetError: Description("unknown-code", 4002, 422),
     VocabularyError: Description("not-in-vocabulary", 4003, 422),
     CorpusError: Description("corpus-unavailable", 4004, 422),
+    PluginError: Description("plugin-unavailable", 4005, 422),
     CodecError: Description("codec", 4010, 500),
     StateError: Description("invalid-state", 4011, 500),
     CorruptCodeError: Description("corrupt-code", 4012, 500),
     NonPortableOperation: Description("non-portable-operation", 4013, 500),
     MachineError: Description("inexact-machine", 4014, 500),
+    PluginFailedError: Description("plugin-failed", 4015, 500),
     ChannelError: Description("channel", 4020, 502),
     LocalProtocolError: Description("local-protocol-error", 1011, 500),
     RemoteProtocolError: Description("protocol-error", 4021, 502),

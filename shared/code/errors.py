@@ -36,6 +36,18 @@ class UnknownPresetError(InputError):
         return f"no preset is called {self.name[:64]!r}; there are {', '.join(self.known)}"
 
 
+class PluginError(InputError):
+    """A plugin that is not held here, or held with another source, or whose file cannot be used."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the plugin {self.name}: {self.reason}"
+
+
 class CorpusError(InputError):
     """A corpus that the code starts from is not held, is not the one named, or cannot be trained on."""
 
@@ -84,6 +96,18 @@ class CorruptCodeError(CodecError):
 
     def __str__(self) -> str:
         return f"the code is damaged at or before token {self.position}"
+
+
+class PluginFailedError(CodecError):
+    """A plugin's predictor raised, or did what no predictor may."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the plugin {self.name} failed: {self.reason}"
 
 
 class NonPortableOperation(CodecError):  # noqa: N818 - an operation, refused

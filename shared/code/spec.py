@@ -179,10 +179,24 @@ class TransformerModel(_Network):
         )
 
 
+class PluginModel(_Part):
+    """A predictor of one's own, from a file that each side has: its name there, and the SHA-256 of the file's bytes."""
+
+    kind: Literal["plugin"] = "plugin"
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
+    source: str = Field(pattern=r"^[0-9a-f]{64}$")
+    memory_mebibytes: int = Field(default=64, ge=1, le=65_536, description="what its author says it holds at most")
+
+    def memory_bytes(self, vocabulary_size: int) -> int:
+        """Upper bound of what it holds, by its author's word."""
+        del vocabulary_size
+        return self.memory_mebibytes << 20
+
+
 NETWORKS = (RecurrentModel, TransformerModel)
 
 Model = Annotated[
-    UniformModel | FrequencyModel | NgramModel | MixingModel | EnsembleModel | RecurrentModel | TransformerModel,
+    UniformModel | FrequencyModel | NgramModel | MixingModel | EnsembleModel | RecurrentModel | TransformerModel | PluginModel,
     Field(discriminator="kind"),
 ]
 
@@ -261,13 +275,13 @@ class CodeSpec(_Part):
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
-        if self.streams > 1 and not isinstance(self.model, NETWORKS):
+        if self.streams > 1 and not isinstance(self.model, (*NETWORKS, PluginModel)):
             msg = f"a {self.model.kind} model codes one stream, not {self.streams}"
             raise ValueError(msg)
-        if isinstance(self.model, NETWORKS) and self.segment_tokens * self.streams > MAX_SEGMENT_ROWS:
+        if isinstance(self.model, (*NETWORKS, PluginModel)) and self.segment_tokens * self.streams > MAX_SEGMENT_ROWS:
             msg = f"a segment of {self.segment_tokens} × {self.streams} positions; at most {MAX_SEGMENT_ROWS} fit"
             raise ValueError(msg)
-        if self.numerics == "native" and not isinstance(self.model, NETWORKS):
+        if self.numerics == "native" and not isinstance(self.model, (*NETWORKS, PluginModel)):
             msg = f"a {self.model.kind} model has no native numerics: it is integers throughout"
             raise ValueError(msg)
         return self

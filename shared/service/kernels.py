@@ -63,7 +63,7 @@ def ready_for(spec: CodeSpec) -> None:
 
     Raises `MachineError` where this machine would not be exact.
     """
-    if isinstance(spec.model, (*NETWORKS, EnsembleModel)):
+    if isinstance(spec.model, (*NETWORKS, EnsembleModel)) or spec.numerics == "native":
         from shared.service.backends import prepare
 
         prepare()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from shared.channel.ledger import DirectionLedger, Measure
 from shared.code.models import PRESETS, preset
+from shared.code.plugins import PLUGINS, require
 from shared.code.size import FBits, archive, compress, source_module
 from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, Vocabulary
 from shared.service.kernels import code_sources
@@ -160,6 +161,13 @@ class Code(BaseModel):
 
 
 def coded_sources() -> dict[str, tuple[bytes, int]]:
+    """By `source_module`, the coded source archives of f, and of f with each plugin that is held here."""
+    plugins = {f"plugin.{one.digest}": one for one in PLUGINS.values()}
+    sources = code_sources() | {module: one.source for module, one in plugins.items()} if plugins else {}
+    return _own_sources() | {module: compress(archive(preset(one.name), sources)) for module, one in plugins.items()}
+
+
+def _own_sources() -> dict[str, tuple[bytes, int]]:
     """By `source_module`, f's source archive, and the length of its code in bits; kept beside the kernels of the same f."""
     place = os.environ.get("NUMBA_CACHE_DIR")
     if place is None:
@@ -178,7 +186,7 @@ def coded_sources() -> dict[str, tuple[bytes, int]]:
 
 def _compressed_sources() -> dict[str, tuple[bytes, int]]:
     found: dict[str, tuple[bytes, int]] = {}
-    specs = [preset(name) for name in PRESETS]
+    specs = [preset(name) for name in PRESETS if name not in PLUGINS]
     for spec in [*specs, preset("recurrent").model_copy(update={"numerics": "native"})]:
         if source_module(spec) not in found:
             found[source_module(spec)] = compress(archive(spec, code_sources()))
@@ -186,7 +194,11 @@ def _compressed_sources() -> dict[str, tuple[bytes, int]]:
 
 
 def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]], assets: int = 0, choice: int = 0) -> FBits:
-    """|f| of a spec whose source archive is coded. assets, choice: bits charged for its assets, and for having been chosen."""
+    """|f| of a spec whose source archive is coded. assets, choice: bits charged for its assets, and for having been chosen.
+
+    Raises `PluginError` where the spec's plugin is not held here.
+    """
+    require(spec)
     return FBits(spec=8 * len(spec.canonical_bytes()) + choice, source=sources[source_module(spec)][1], assets=assets)
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.code.models import PRESETS
@@ -45,6 +45,8 @@ class Settings(BaseSettings):
         default=None, description="presets, separated by commas, that workers load before a service is ready; all unless set"
     )
 
+    plugins: str | None = Field(default=None, description="files of predictors of one's own, separated as in PATH")
+
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     max_tokens: int = Field(default=1 << 30, ge=1)
     max_model_bytes: int = Field(default=2 << 30, ge=1)
@@ -59,14 +61,13 @@ class Settings(BaseSettings):
         default=7 * 86400.0, ge=0, description="how long Alice goes on trying to reach Bob before she leaves it to her user"
     )
 
-    @field_validator("warm")
-    @classmethod
-    def _warm_is_known(cls, warm: str | None) -> str | None:
-        unknown = [name for name in (warm or "").split(",") if name and name not in PRESETS]
-        if unknown:
-            msg = f"no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}"
+    @model_validator(mode="after")
+    def _warm_is_known(self) -> Self:
+        unknown = [name for name in (self.warm or "").split(",") if name and name not in PRESETS]
+        if unknown and self.plugins is None:  # a plugin's names are known once it is loaded, see `starting`
+            msg = f"CODELENGTH_WARM: no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}"
             raise ValueError(msg)
-        return warm
+        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -25,6 +25,7 @@ def run(name: str, load: Callable[[], Callable[[Settings], ASGIApp]], default_po
     """Serve until stopped. load: imports the application and returns what makes it; called once kernels have their place."""
     settings = _settings()
     _prepare(settings)
+    _load_plugins(settings)
     create_app = load()
     from shared.service.server import listen, serve
 
@@ -65,6 +66,20 @@ def _prepare(settings: Settings) -> None:
         _try_to_write(settings.state_directory)
     except OSError as error:
         refuse(UNAVAILABLE, f"cannot write to {settings.state_directory}: {reason(error)}; set CODELENGTH_STATE_DIRECTORY")
+
+
+def _load_plugins(settings: Settings) -> None:
+    from shared.code.errors import PluginError
+    from shared.code.models import PRESETS
+    from shared.service.plugins import load
+
+    try:
+        load(settings.plugins)
+    except PluginError as error:
+        refuse(USAGE, f"CODELENGTH_PLUGINS: {error}")
+    unknown = [name for name in (settings.warm or "").split(",") if name and name not in PRESETS]
+    if unknown:
+        refuse(USAGE, f"CODELENGTH_WARM: no code is called {', '.join(unknown)}; there are {', '.join(PRESETS)}")
 
 
 def _try_to_write(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def test_every_block_is_typed_or_shown():
 def test_blocks_run(document, cluster, tmp_path):
     """All blocks of a document in turn, in one shell, which stops at the first command that fails."""
     (tmp_path / "README.md").write_bytes((ROOT / "README.md").read_bytes())
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     script = "set -euo pipefail\n"
     for block in BLOCKS:
         if block.document == document and block.language == "sh" and block.reason is None:

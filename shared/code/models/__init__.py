@@ -1,7 +1,7 @@
 """The registry: presets by name, and the predictor of a spec. Models, and numba, are imported when one is built, not before."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shared.code.errors import UnknownPresetError
 from shared.code.ranks import ALONE, Ranks
@@ -13,6 +13,7 @@ from shared.code.spec import (
     MixingModel,
     Model,
     NgramModel,
+    PluginModel,
     RecurrentModel,
     TransformerModel,
     UniformModel,
@@ -32,6 +33,7 @@ class Preset:
     model: Model
     segment_tokens: int = 4096
     streams: int = 1
+    numerics: Literal["exact", "native"] = "exact"
 
 
 PRESETS: dict[str, Preset] = {
@@ -86,6 +88,7 @@ def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
         model=found.model,
         segment_tokens=found.segment_tokens,
         streams=found.streams,
+        numerics=found.numerics,
     )
 
 
@@ -96,6 +99,10 @@ def spec_of(code: str | dict[str, Any], vocabulary: Vocabulary | None = None) ->
 
 def build(spec: CodeSpec, ranks: Ranks = ALONE) -> "Predictor":
     """A fresh predictor, p^(0). ranks: the processes that share a network's streams; the other models do not."""
+    if isinstance(spec.model, PluginModel):
+        from shared.code.plugins import build_plugin
+
+        return build_plugin(spec)
     if spec.numerics == "native":
         from shared.code.models.native import Native
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo console test check check-long check-torch check-gpu bench bench-networks curves pictures docs clean
+.PHONY: demo console test check check-long load check-torch check-gpu bench bench-networks curves pictures docs clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -30,8 +30,13 @@ test: check              ## check, then the tests with branch coverage
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-check-long: $(STAMP)     ## the tests that take minutes
+check-long: $(STAMP)     ## the tests that take minutes (fuzzing with many inputs among them), 200 queued transmissions, the audit
 	$(BIN)/python -m pytest -q -m long
+	$(MAKE) load
+	$(BIN)/python -m benchmarks.audit
+
+load: $(STAMP)           ## 200 queued transmissions: all verified, in order, and nothing grows
+	$(BIN)/python -m benchmarks.load
 
 check-torch:             ## the golden vectors under another torch: make check-torch VERSION=2.12.0
 	@test -n "$(VERSION)" || { echo "say which: make check-torch VERSION=2.12.0"; exit 2; }

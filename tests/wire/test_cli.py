@@ -133,3 +133,20 @@ def test_compress_takes_what_does_best_on_the_beginning(tmp_path, monkeypatch):
         assert (listed["code"], listed["bytes"]) == (f"auto: {best} of 3", len(data))
         assert run.invoke(app, ["decompress", str(out), "-o", str(text), "-q"]).exit_code == 0
         assert text.read_bytes() == data
+
+
+def test_a_field_is_set_and_the_code_says_so(urls, tmp_path):
+    """Replay over the services, with a corpus that both train on first, frozen and online."""
+    text, corpus = tmp_path / "text", tmp_path / "corpus"
+    text.write_bytes(b"to be or not to be, " * 100)
+    corpus.write_bytes(b"that is the question, " * 100)
+    fields = ["--code", "transformer", "--set", "training.replay.passes=2", "--set", "segment_tokens=8"]
+    for regime in ("online", "frozen"):
+        start = ["--corpus", str(corpus), "--steps", "9", "--regime", regime]
+        done = run.invoke(app, ["transmit", str(text), "--json", *fields, *start, *urls])
+        assert done.exit_code == 0, done.output
+        result = json.loads(done.stdout)
+        assert (result["state"], result["code"]["name"]) == ("verified", "custom")
+        assert result["steps"] == (9 if regime == "frozen" else 9 + 16)
+    spec = httpx.get(f"{urls[1]}/transmissions/{result['transmission']}", trust_env=False).json()["code"]["spec"]
+    assert spec["training"]["replay"] == {"passes": 2, "history_bits": 20}

@@ -9,7 +9,7 @@ from typing import Final
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from shared.channel.errors import ChannelError, PeerLostError, RefusedError, UnexpectedMessageError
-from shared.channel.messages import Accept, Ack, Code, Done, Hello, Message, Refuse
+from shared.channel.messages import Accept, Ack, Code, Done, Hello, Message, Prepared, Refuse
 from shared.channel.states import Role
 from shared.code.errors import InputError
 from shared.code.plugins import require
@@ -271,7 +271,8 @@ class Receiving:
                         log.append(message)
                     record.sent_z_bytes = max(record.sent_z_bytes, log.z_bytes)
                     grown.set()
-                    received.set()
+                    if not isinstance(message, Prepared):  # an ACK is for what follows it: before that there is none to say
+                        received.set()
             await asyncio.Event().wait()  # the conversation has ended in order; the decoder has not
 
         async def tell() -> None:

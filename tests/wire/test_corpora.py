@@ -1,5 +1,6 @@
 """Corpora at both services, training on them before the first token, and what is wrong with them, told by name."""
 
+import asyncio
 import hashlib
 import zlib
 from pathlib import Path
@@ -7,9 +8,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import websockets
 
-from shared.code.codec import Encoder
+from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Hello, Prepared
+from shared.channel.protocol import Channel
+from shared.channel.states import Role
+from shared.code.codec import Encoder, prepare
 from shared.code.models import preset
+from shared.code.spec import Start
+from shared.code.vocabulary import to_tokens
 from shared.service.starts import _LINE, _signature
 
 DATA = b"It was the best of times, it was the worst of times. " * 300
@@ -166,3 +173,21 @@ def test_cancelled_while_training(cluster, client, dataset):
         assert http.delete(f"/corpora/{corpus}").status_code == 409
         assert http.post(url + "/cancel").status_code == 202
     assert client.transmit(dataset, "uniform")["state"] == "verified"  # the workers are free again
+
+
+async def test_no_ack_before_there_is_something_to_acknowledge(cluster):
+    """Whoever codes more than a second after PREPARED was sent an ACK that the protocol forbids there."""
+    spec = preset("frequency").with_training(frozen=True, start=Start(corpus=both(cluster, 9)["id"], steps=1))
+    (predictor,) = (one for one, done in prepare(spec, lambda: [to_tokens(corpus_of(9), spec.vocabulary)]) if done)
+    channel, url = Channel(Role.ALICE), cluster.bob.replace("http", "ws") + CHANNEL_PATH
+    async with websockets.connect(url, subprotocols=[SUBPROTOCOL], compression=None, proxy=None) as link:
+        hello = Hello(transmission="5" * 32, spec=spec.canonical_bytes(), tokens=9, media_type="", name="", code="", runtime="")
+        channel.send(hello)
+        await link.send(channel.data_to_send())
+        channel.receive_data(await link.recv())
+        assert [type(one).__name__ for one in channel.events()] == ["Accept"]
+        channel.send(Prepared(digest=Encoder(spec, predictor).model_digest()))
+        await link.send(channel.data_to_send())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.6):
+                await link.recv()

@@ -150,7 +150,14 @@ class Watch(Shown):
                     self._tell()
             if last:
                 return
-            await asyncio.sleep(max(0.2, 10 * (time.monotonic() - begun)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.2, 10 * (time.monotonic() - begun))):
+                    await self._until_settled()
+
+    async def _until_settled(self) -> None:
+        seen = self.version
+        while not self.settled:
+            seen = await self.wait(seen)
 
     async def _grow(self) -> None:
         record = self.records["bob"]

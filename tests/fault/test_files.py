@@ -106,7 +106,8 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
 
 def compress(path, **manners):
     with Source(str(path)) as source:
-        return filing.compress(source, spec=preset("frequency"), code="frequency", manners=Manners(**manners), quiet=True)
+        coding = filing.Coding(code="frequency", spec=preset("frequency"))
+        return filing.compress(source, coding=coding, corpora=channel.Corpora(), manners=Manners(**manners), quiet=True)
 
 
 def test_mode_and_times_are_kept(tmp_path):
@@ -122,7 +123,7 @@ def test_mode_and_times_are_kept(tmp_path):
 def test_rm_keeps_an_input_that_does_not_verify(tmp_path, monkeypatch):
     path = tmp_path / "in"
     path.write_bytes(b"in")
-    monkeypatch.setattr(channel, "decompress", lambda *_: [])
+    monkeypatch.setattr(channel, "decompress", lambda *_, **__: [])
     with pytest.raises(FileError, match="does not decode"):
         compress(path, remove=True)
     assert [one.name for one in tmp_path.iterdir()] == ["in"]

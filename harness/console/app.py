@@ -278,7 +278,7 @@ def _add_live(app: FastAPI) -> None:
         seen, state = 0, ""
         async with held.watches.looking(identifier) as watch:
             while True:
-                begun, settled = loop.time(), watch.settled
+                begun, settled = loop.time(), watch.settled and watch.idle
                 only: tuple[str, ...] = _NUMBERS
                 if settled or begun - pictures_at >= _PICTURES_SECONDS:
                     only, pictures_at = (*_NUMBERS, *_PICTURES), begun
@@ -295,7 +295,7 @@ def _add_live(app: FastAPI) -> None:
                 if new:
                     shown.update(new)
                     yield ServerSentEvent(event="parts", data=new)
-                if settled and watch.idle:
+                if settled:
                     yield ServerSentEvent(event="end", data="settled")
                     return
                 await asyncio.sleep(_NUMBERS_SECONDS)

@@ -152,17 +152,12 @@ class Watch(Shown):
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.2, 10 * (time.monotonic() - begun))):
-                    await self._until_ended()
+                    await self._until_settled()
 
-    async def _until_ended(self) -> None:
-        """Until Bob's record has ended; where it had before, until all is settled."""
-        seen, before = self.version, self._bob_ended
-        while not (self.settled or self._bob_ended > before):
+    async def _until_settled(self) -> None:
+        seen = self.version
+        while not self.settled:
             seen = await self.wait(seen)
-
-    @property
-    def _bob_ended(self) -> bool:
-        return "bob" in self.records and ended(self.records["bob"])
 
     async def _grow(self) -> None:
         record = self.records["bob"]

@@ -100,7 +100,7 @@ def test_the_open_block_is_provisional_until_it_is_checked(open_page, cluster, c
         assert page.locator("#text [data-b]:not(.p)").count() == 0
         page.get_by_role("button", name="Resume").click()
         expect(page.locator("[data-part=state] .badge")).to_have_text("verified", timeout=30_000)
-        expect(page.locator("#text .p")).to_have_count(0, timeout=60_000)
+        expect(page.locator("#text .p")).to_have_count(0)
         expect(page.locator("#text [data-b]").first).to_be_visible()
 
 

@@ -1,12 +1,18 @@
 """The console without a browser: who may call it, what Bob tells it, and what it says where the services are not there."""
 
+import asyncio
+import json
+import re
+
 import httpx
 import numpy as np
 import pytest
 
 from bob.app import create_app as create_bob
+from harness.console import app as console_app
 from harness.console.app import create_app
 from harness.console.settings import ConsoleSettings
+from harness.console.watching import Watch
 from shared.code.models import preset
 from shared.code.size import FBits
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission
@@ -126,3 +132,33 @@ async def follow(console, page):
         async for line in answer.aiter_lines():
             if line.startswith("data:"):
                 yield line
+
+
+async def test_the_last_thing_a_page_is_told_is_how_it_ended(cluster, client, console, monkeypatch):
+    """What is asked for between two pictures takes its time: what has ended meanwhile must still be shown."""
+    table, read = console_app._table, Watch._read
+
+    async def slow_table(held, sha256, identifier):
+        await asyncio.sleep(1.0 if held.watches._held[identifier].settled else 0)
+        return await table(held, sha256, identifier)
+
+    async def slow_read(watch):
+        await asyncio.sleep(0.4)
+        await read(watch)
+
+    monkeypatch.setattr(console_app, "_table", slow_table)
+    monkeypatch.setattr(Watch, "_read", slow_read)
+    data = np.random.default_rng(77).integers(0, 90, 1_000_000, dtype=np.uint8).tobytes()
+    asked = {"dataset": client.post_octets(data, "noise")["id"], "code": {"model": {"kind": "ngram"}, "block_tokens": 1 << 20}}
+    async with httpx.AsyncClient(base_url=cluster.alice, trust_env=False) as alice:
+        begun = (await alice.post("/transmissions", json=asked)).json()["id"]
+        await alice.post(f"/transmissions/{begun}/pause")
+        page = asyncio.create_task(console.get(f"/runs/{begun}/events"))
+        await asyncio.sleep(1.5)
+        await alice.post(f"/transmissions/{begun}/resume")
+        events = (await page).text
+    assert "event: end" in events
+    texts = [found["text"] for found in map(json.loads, re.findall(r"^data: (\{.*)$", events, re.MULTILINE)) if "text" in found]
+    provisional = [len(re.findall(r'class="[^"]* p"', one)) for one in texts]
+    assert max(provisional) > 0
+    assert provisional[-1] == 0

@@ -1,13 +1,13 @@
 """Predictors of one's own: what a file registers, so that a spec of kind `plugin` can be built where the same file is held.
 
 This module reads no files: `shared.service.plugins` does. A plugin's name and its file's SHA-256 are part of the spec, its text
-is part of |f|, and it is never sent to be run. What its predictor computes is its author's
-word; the digests at CHECK are the test.
+is part of |f|, and it is never sent to be run. What its predictor computes is its author's word; the digests at CHECK are the
+test.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
@@ -21,17 +21,22 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """A code of one's own. make: p^(0) of a spec. source: the file's bytes. digest: their SHA-256, 64 hexadecimal digits."""
+    """A code of one's own. preset: what it is called, its model a `PluginModel`. make: p^(0) of a spec. source: the file."""
 
-    name: str
+    preset: Preset
     make: Callable[[CodeSpec], Predictor]
     source: bytes
-    digest: str
-    summary: str
-    segment_tokens: int = 4096
-    streams: int = 1
-    numerics: Literal["exact", "native"] = "exact"
-    memory_mebibytes: int = 64
+
+    @property
+    def name(self) -> str:
+        """What people type."""
+        return self.preset.name
+
+    @property
+    def model(self) -> PluginModel:
+        """How specs name it: with the SHA-256 of the file's bytes."""
+        assert isinstance(self.preset.model, PluginModel)
+        return self.preset.model
 
 
 PLUGINS: dict[str, Plugin] = {}
@@ -41,24 +46,10 @@ def register(plugin: Plugin) -> None:
     """Make a plugin a code, beside the presets. Raises `PluginError`, and changes nothing, if it cannot be one."""
     if plugin.name in PRESETS and plugin.name not in PLUGINS:
         raise PluginError(plugin.name, "a preset has this name; choose another")
-    if plugin.name in PLUGINS and PLUGINS[plugin.name].digest != plugin.digest:
+    if plugin.name in PLUGINS and PLUGINS[plugin.name].model.source != plugin.model.source:
         raise PluginError(plugin.name, "two files define it; choose another name in one of them")
-    try:
-        preset = Preset(
-            name=plugin.name,
-            summary=plugin.summary,
-            model=PluginModel(name=plugin.name, source=plugin.digest, memory_mebibytes=plugin.memory_mebibytes),
-            segment_tokens=plugin.segment_tokens,
-            streams=plugin.streams,
-            numerics=plugin.numerics,
-        )
-        CodeSpec(model=preset.model, segment_tokens=preset.segment_tokens, streams=preset.streams, numerics=preset.numerics)
-    except ValueError as error:
-        first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
-        place = ".".join(str(part) for part in first["loc"])
-        raise PluginError(plugin.name, f"{place}: {first['msg']}".removeprefix(": ")) from None
     PLUGINS[plugin.name] = plugin
-    PRESETS[plugin.name] = preset
+    PRESETS[plugin.name] = plugin.preset
 
 
 def require(spec: CodeSpec) -> None:
@@ -79,11 +70,9 @@ def _find(model: PluginModel) -> Plugin:
         raise PluginError(
             model.name, f"it is not held here (source {model.source[:16]}…); start both sides with --plugin and the same file"
         )
-    if found.digest != model.source or found.memory_mebibytes != model.memory_mebibytes:
-        raise PluginError(
-            model.name,
-            f"the file here has the source {found.digest[:16]}…, the code names {model.source[:16]}…; both need the same file",
-        )
+    if found.model != model:
+        ours, theirs = found.model.source[:16], model.source[:16]
+        raise PluginError(model.name, f"the file here has the source {ours}…, the code names {theirs}…; both need the same file")
     return found
 
 

@@ -9,9 +9,13 @@ import sys
 import types
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from shared.code.errors import PluginError
+from shared.code.models import Preset
 from shared.code.models.base import Predictor
 from shared.code.plugins import Plugin, register
+from shared.code.spec import CodeSpec, PluginModel
 
 _MAX_BYTES = 1 << 20
 
@@ -55,8 +59,14 @@ def _plugin(path: Path, name: object, made: object, source: bytes, digest: str) 
         raise PluginError(str(path), f"CODES has the key {name!r}; a code's name is a string")
     if not (isinstance(made, type) and issubclass(made, Predictor)):
         raise PluginError(str(path), f"CODES[{name!r}] is no subclass of shared.code.models.base.Predictor")
-    options = {
-        key: getattr(made, key) for key in ("segment_tokens", "streams", "numerics", "memory_mebibytes") if hasattr(made, key)
-    }
+    sizes = {key: getattr(made, key) for key in ("segment_tokens", "streams", "numerics") if hasattr(made, key)}
+    memory = {key: getattr(made, key) for key in ("memory_mebibytes",) if hasattr(made, key)}
     summary = (made.__doc__ or "a predictor of one's own").strip().splitlines()[0]
-    return Plugin(name=name, make=made, source=source, digest=digest, summary=summary, **options)
+    try:
+        model = PluginModel(name=name, source=digest, **memory)
+        CodeSpec(model=model, **sizes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise PluginError(name, f"{place}: {first['msg']}".removeprefix(": ")) from None
+    return Plugin(preset=Preset(name=name, summary=summary, model=model, **sizes), make=made, source=source)

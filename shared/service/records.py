@@ -162,7 +162,7 @@ class Code(BaseModel):
 
 def coded_sources() -> dict[str, tuple[bytes, int]]:
     """By `source_module`, the coded source archives of f, and of f with each plugin that is held here."""
-    plugins = {f"plugin.{one.digest}": one for one in PLUGINS.values()}
+    plugins = {f"plugin.{one.model.source}": one for one in PLUGINS.values()}
     sources = code_sources() | {module: one.source for module, one in plugins.items()} if plugins else {}
     return _own_sources() | {module: compress(archive(preset(one.name), sources)) for module, one in plugins.items()}
 

@@ -13,16 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from shared.code.arithmetic import DECODE, MODE, starved
-from shared.code.exact.constants import LOGIT_BITS
-from shared.code.models.base import I64, U32, Coder, Predictor
-from shared.code.models.head import Head
+from shared.code.models.base import I64, U32
+from shared.code.models.rows import RowByRow
 from shared.code.spec import CodeSpec
 
-_LOGIT_LIMIT = 64.0
 
-
-class ModulePredictor(Predictor):
+class ModulePredictor(RowByRow):
     """Subclass it in a plugin file: give `module` and `optimizer`, and sizes where these do not serve.
 
     context: tokens before the segment that the module sees. seed: of torch, while `module` is called. The module runs in
@@ -45,11 +41,10 @@ class ModulePredictor(Predictor):
         raise NotImplementedError
 
     def __init__(self, spec: CodeSpec) -> None:
-        size, self._streams = spec.vocabulary_size, spec.streams
-        self.max_decisions = self._streams
+        super().__init__(spec, table_bits=0, words=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self._module = self.module(size).eval()
+            self._module = self.module(spec.vocabulary_size).eval()
         self._parameters = [one for one in self._module.parameters() if one.requires_grad]
         self._optimizer = self.optimizer(self._parameters)
         for parameter in self._parameters:
@@ -59,39 +54,19 @@ class ModulePredictor(Predictor):
         with torch.no_grad():
             for parameter, value in zip(self._parameters, first, strict=True):
                 parameter.copy_(value)
-        self._head = Head(size, self._streams, 0, words=False)
         self._past = torch.zeros(self._streams, self.context + 1, dtype=torch.int64)
-        rows = spec.segment_tokens * self._streams
         self._segment = spec.segment_tokens
-        self._logits = np.zeros((rows, size), dtype=np.int32)
-        self._gradient = np.zeros((rows, size), dtype=np.float32)
 
-    @property
-    def frequencies(self) -> I64:
-        """The integer frequencies [m] of the token coded last."""
-        return self._head.frequencies
+    def _row(self, tokens: U32, t: int) -> Tensor:
+        return self._forward(self._window(tokens[:t]))[:, t]
 
-    def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
-        for t in range(start, len(tokens)):
-            if coder.state[MODE] == DECODE and starved(coder.state, np.uint64(self._streams)):
-                return t
-            rows = slice(t * self._streams, (t + 1) * self._streams)
-            with torch.no_grad():
-                logits = self._forward(self._window(tokens[:t]))[:, t]
-                units = torch.round(logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT) * (1 << LOGIT_BITS))
-            self._logits[rows] = units.to(torch.int32).numpy()
-            self._head.code(tokens, lengths, t, t + 1, coder, costs, self._logits, self._gradient)
-        window = self._window(tokens[:-1])
-        if not self.frozen:
-            self._train(window, len(tokens))
+    def _learn(self, tokens: U32, lengths: I64) -> None:
+        del lengths
+        self._train(self._window(tokens[:-1]), len(tokens))
+
+    def _move_on(self, tokens: U32) -> None:
         known = torch.cat([self._past, torch.from_numpy(tokens.T.astype(np.int64))], 1)
         self._past.copy_(known[:, -self._past.shape[1] :])
-        return len(tokens)
-
-    def freeze(self) -> None:
-        """Fix p^(k): nothing is trained any more."""
-        super().freeze()
-        self._head.freeze()
 
     def _window(self, known: U32) -> Tensor:
         """Tokens [B, context + T]: those before, the known ones of this segment, zeros."""

@@ -14,15 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from shared.code.arithmetic import DECODE, MODE, starved
-from shared.code.exact.constants import LOGIT_BITS, first_weights
-from shared.code.models.base import I64, U32, Coder, Predictor
-from shared.code.models.head import Head
+from shared.code.exact.constants import first_weights
+from shared.code.models.base import I64, U32
 from shared.code.models.layers import PERCEPTRON_SEED, SEEDS_PER_LAYER, SEEDS_PER_NETWORK
+from shared.code.models.rows import RowByRow
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec, TransformerModel
 from shared.code.training import Memory, Step
-
-_LOGIT_LIMIT = 64.0
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -87,14 +84,15 @@ class _Mixing:
         return y, (keys[rows:], values[rows:], seen[rows:])
 
 
-class Native(Predictor):
+class Native(RowByRow):
     """The predictor."""
 
     def __init__(self, spec: CodeSpec) -> None:
         model = spec.model
         assert isinstance(model, NETWORKS)
-        size, self._streams, seed = spec.vocabulary_size, spec.streams, model.seed * SEEDS_PER_NETWORK
-        self.max_decisions = self._streams
+        words = isinstance(spec.vocabulary, BytesVocabulary)
+        super().__init__(spec, table_bits=model.tables.bits if model.tables else 0, words=words)
+        size, seed = spec.vocabulary_size, model.seed * SEEDS_PER_NETWORK
         self._layers = [_Mixing(spec, seed + (index + 1) * SEEDS_PER_LAYER) for index in range(model.layers)]
         first = {"embedding": first_weights(seed, size, model.width, 1, 1), "output": np.zeros((model.width, size), np.float32)}
         first |= {f"{index}.{name}": w for index, layer in enumerate(self._layers) for name, w in layer.weights.items()}
@@ -102,44 +100,27 @@ class Native(Predictor):
         self._moments = {name: (torch.zeros(w.shape), torch.zeros(w.shape)) for name, w in first.items()}
         self._states = [tuple(part.clone() for part in layer.state) for layer in self._layers]
         self._begin = self._states
-        tables = model.tables.bits if model.tables else 0
-        self._head = Head(size, self._streams, tables, words=isinstance(spec.vocabulary, BytesVocabulary))
         self._step = Step(spec.training.optimizer)
         replay = spec.training.replay
         self._memory = Memory(replay, self._streams) if replay else None
         self._positions = spec.segment_tokens
         self._before = np.zeros(self._streams, dtype=np.int64)
-        rows = spec.segment_tokens * self._streams
-        self._logits = np.zeros((rows, size), dtype=np.int32)
-        self._gradient = np.zeros((rows, size), dtype=np.float32)
 
-    @property
-    def frequencies(self) -> I64:
-        """The integer frequencies [m] of the token coded last."""
-        return self._head.frequencies
+    def _row(self, tokens: U32, t: int) -> Tensor:
+        if t == 0:
+            self._begin = self._states
+        inputs = tokens[t - 1].astype(np.int64) if t else self._before
+        z, self._states = self._forward(torch.from_numpy(inputs)[None], self._states)
+        return z[0]
 
-    def _code(self, tokens: U32, lengths: I64, start: int, coder: Coder, costs: U32) -> int:
-        for t in range(start, len(tokens)):
-            if coder.state[MODE] == DECODE and starved(coder.state, np.uint64(self._streams)):
-                return t
-            if t == 0:
-                self._begin = self._states
-            rows = slice(t * self._streams, (t + 1) * self._streams)
-            inputs = tokens[t - 1].astype(np.int64) if t else self._before
-            with torch.no_grad():
-                z, states = self._forward(torch.from_numpy(inputs)[None], self._states)
-                units = torch.round(z[0].clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT) * (1 << LOGIT_BITS))
-            self._logits[rows] = units.to(torch.int32).numpy()
-            self._head.code(tokens, lengths, t, t + 1, coder, costs, self._logits, self._gradient)
-            self._states = states
-        assert self._head.loss_units == int(costs.sum(dtype=np.int64)), "what is trained on is what was coded"
-        if not self.frozen:
-            self._train(np.concatenate([self._before[None], tokens[:-1].astype(np.int64)]))
-            if self._memory is not None:
-                self._memory.keep(tokens, lengths)
-                self._replay(self._memory)
+    def _learn(self, tokens: U32, lengths: I64) -> None:
+        self._train(np.concatenate([self._before[None], tokens[:-1].astype(np.int64)]))
+        if self._memory is not None:
+            self._memory.keep(tokens, lengths)
+            self._replay(self._memory)
+
+    def _move_on(self, tokens: U32) -> None:
         self._before[:] = tokens[-1]
-        return len(tokens)
 
     def _replay(self, memory: Memory) -> None:
         """Train on earlier rows, as if every stream began there."""
@@ -149,15 +130,9 @@ class Native(Predictor):
             inputs[1:] = np.where(tokens == memory.PADDING, 0, tokens)[:-1]
             with torch.no_grad():
                 z, _ = self._forward(torch.from_numpy(inputs), self._begin)
-                units = torch.round(z.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT) * (1 << LOGIT_BITS))
-            self._logits[: inputs.size] = units.to(torch.int32).reshape(inputs.size, -1).numpy()
+                self._keep(z.flatten(0, 1), 0)
             self._head.replay(tokens, memory.PADDING, self._logits, self._gradient)
             self._train(inputs)
-
-    def freeze(self) -> None:
-        """Fix p^(k): nothing is trained any more."""
-        super().freeze()
-        self._head.freeze()
 
     def _forward(self, inputs: Tensor, states: list[tuple[Tensor, ...]]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """Logits [n, B, m] of inputs [n, B], and the states after them."""

@@ -131,8 +131,8 @@ class Trunk:
 
     def diverges(self) -> bool:
         """Whether a weight stands at its ceiling."""
-        weights = [self._kernels.to_numpy(array) for name, array in self._live().items() if name.endswith(".w")]
-        return any(array.max() >= WEIGHT_CEILING or array.min() <= -WEIGHT_CEILING for array in weights)
+        weights = [array for name, array in self._live().items() if name.endswith(".w")]
+        return any(bool(array.max() >= WEIGHT_CEILING or array.min() <= -WEIGHT_CEILING) for array in weights)
 
     def per_stream(self) -> list[str]:
         """Names of the arrays that have rows for every stream."""
@@ -243,7 +243,7 @@ class SpreadTrunk:
         part = np.empty(whole.shape[1:], dtype=rows.dtype)
         if part.size:
             self._ranks.scatter(part, whole)
-        return part.reshape(-1, *rows.shape[1:]) if part.size else part.reshape(len(rows) // self._ranks.size, *rows.shape[1:])
+        return part.reshape(len(rows) // self._ranks.size, *rows.shape[1:])
 
     def _gathered(self, part: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The rows t·B + b of all, filled from every rank's share."""

@@ -137,6 +137,8 @@ def changed(code: str | dict[str, Any], changes: list[str] | None, *, as_json: b
     """A code after `--set`: the fields of a spec where there is any; otherwise as it is."""
     if not changes:
         return code
+    if code == "auto":
+        fail(USAGE, "--set changes a code, and auto has yet to choose one: name it with --code", as_json=as_json)
     import json
 
     fields: dict[str, Any] = spec_of(code, as_json=as_json).model_dump(mode="json")

@@ -101,16 +101,22 @@ def test_codes(urls):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status"),
+    ("arguments", "said"),
     [
-        (["transmit", "/nothing"], 2),
-        (["transmit", "/"], 2),
-        (["transmit", "README.md", "--alice", "http://x"], 2),
-        (["serve", "eve"], 2),
+        (["transmit", "/nothing"], "no such file"),
+        (["transmit", "/"], "directory"),
+        (["transmit", "README.md", "--alice", "http://x"], "come together"),
+        (["transmit", "README.md", "--ranks", "0"], "from 1 to 64"),
+        (["transmit", "README.md", "--ranks", "1,2,3"], "from 1 to 64"),
+        (["transmit", "README.md", "--ranks", "2", "--alice", "http://x", "--bob", "http://x"], "CODELENGTH_RANKS"),
+        (["transmit", "README.md", "--code", "auto", "--set", "training.replay.passes=1"], "yet to choose"),
+        (["transmit", "README.md", "--plugin", "README.md"], "line "),
+        (["serve", "eve"], "eve"),
     ],
 )
-def test_wrong_usage(arguments, status):
-    assert run.invoke(app, arguments).exit_code == status
+def test_wrong_usage(arguments, said):
+    done = run.invoke(app, arguments)
+    assert (done.exit_code, said in done.output) == (2, True), done.output
 
 
 def test_unknown_preset(urls):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import distributed
 
-from shared.code.models.network import trunk
+from shared.code.models import build_trunk
 from shared.code.models.trunk import follow, leave
 from shared.code.ranks import Ranks
 from shared.code.spec import CodeSpec
@@ -109,7 +109,7 @@ def main() -> None:
         ranks.broadcast(text)
         spec = CodeSpec.parse(text.tobytes())
         prepare()
-        follow(trunk(spec, ranks), spec, ranks)
+        follow(build_trunk(spec, ranks), spec, ranks)
 
 
 def _end_with_leader() -> None:

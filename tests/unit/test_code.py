@@ -1,5 +1,6 @@
 """Models, codec, spec, vocabulary, |f|."""
 
+import json
 import math
 import os
 import subprocess
@@ -323,6 +324,28 @@ def test_measured_f_is_the_code_that_runs():
     assert found["ngram"].source == bits
     plain = preset("ngram")
     assert decode(plain, z, bits, len(text), 4096)[0].astype(np.uint8).tobytes() == text
+
+
+_LOADS = """
+import json, sys
+import numpy as np
+from shared.code.spec import CodeSpec
+from shared.code.codec import Encoder
+
+spec = CodeSpec.parse(sys.stdin.buffer.read())
+for _ in Encoder(spec).encode_block(np.arange(40, dtype=np.uint32)):
+    pass
+print(json.dumps([name for name in sys.modules if name.startswith("shared.code")]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "numerics"), [("ngram", "exact"), ("ensemble", "exact"), ("recurrent", "exact"), ("transformer", "native")]
+)
+def test_f_is_charged_for_every_module_that_runs(code, numerics):
+    spec = preset(code).model_copy(update={"numerics": numerics})
+    done = subprocess.run([sys.executable, "-c", _LOADS], input=spec.canonical_bytes(), capture_output=True, check=True)
+    assert set(json.loads(done.stdout)) <= set(required_modules(spec, code_sources()))
 
 
 _INSPECT = """

@@ -9,7 +9,7 @@ from shared.code.errors import NonPortableOperation
 from shared.code.exact import fused, kernels, products, reference
 from shared.code.exact.guard import Guard
 from shared.code.exact.trace import Difference, Entry, Trace, digest, first_difference, watched
-from shared.code.models.network import Network
+from shared.code.models.recurrent import Recurrent
 from tests.support import decode, encode
 from tests.unit.test_exact import CODES, SMALL, TEXT
 
@@ -153,7 +153,7 @@ def flip(array, row, bit):
 
 def recorded(flipped_token):
     kernels.choose("reference")
-    predictor = Network(SMALL)
+    predictor = Recurrent(SMALL)
     if flipped_token is not None:
         flip(predictor._trunk._embedding._table.values, flipped_token, 0)
     with Trace() as trace:
@@ -176,7 +176,7 @@ def test_the_trace_names_the_first_operation_that_differs():
 def watching(name, monkeypatch, change=None):
     entries = []
     monkeypatch.setattr(kernels, "_chosen", watched({"fused": fused, "reference": reference}[name], entries))
-    predictor = Network(SMALL)
+    predictor = Recurrent(SMALL)
     if change:
         change(predictor)
     encode(SMALL, TOKENS, predictor)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from shared.code.errors import StateError
-from shared.code.models import build
-from shared.code.models.network import trunk
+from shared.code.models import build, build_trunk
 from shared.code.models.trunk import follow, leave
 from tests.support import decode, encode, small
 
@@ -54,7 +53,9 @@ class Team:
     def __init__(self, spec, size):
         barrier, table = threading.Barrier(size, timeout=60), [None] * size
         ranks = [ThreadRanks(rank, size, table, barrier) for rank in range(size)]
-        self._followers = [threading.Thread(target=lambda r=r: follow(trunk(spec, r), spec, r), daemon=True) for r in ranks[1:]]
+        self._followers = [
+            threading.Thread(target=lambda r=r: follow(build_trunk(spec, r), spec, r), daemon=True) for r in ranks[1:]
+        ]
         for one in self._followers:
             one.start()
         self._leader = ranks[0]

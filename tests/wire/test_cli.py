@@ -104,7 +104,7 @@ def test_codes(urls):
     ("arguments", "said"),
     [
         (["transmit", "/nothing"], "no such file"),
-        (["transmit", "/"], "directory"),
+        (["transmit", "/"], "not a regular file"),
         (["transmit", "README.md", "--alice", "http://x"], "come together"),
         (["transmit", "README.md", "--ranks", "0"], "from 1 to 64"),
         (["transmit", "README.md", "--ranks", "1,2,3"], "from 1 to 64"),

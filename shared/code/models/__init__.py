@@ -22,6 +22,7 @@ from shared.code.spec import (
 
 if TYPE_CHECKING:
     from shared.code.models.base import Predictor  # numba
+    from shared.code.models.trunk import Trunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,24 @@ def build(spec: CodeSpec, ranks: Ranks = ALONE) -> "Predictor":
             from shared.code.models.ensemble import Ensemble
 
             return Ensemble(spec.vocabulary_size, model)
-        case RecurrentModel() | TransformerModel():
-            from shared.code.models.network import Network
+        case RecurrentModel():
+            from shared.code.models.recurrent import Recurrent
 
-            return Network(spec, ranks)
+            return Recurrent(spec, ranks)
+        case TransformerModel():
+            from shared.code.models.transformer import Transformer
+
+            return Transformer(spec, ranks)
+
+
+def build_trunk(spec: CodeSpec, ranks: Ranks) -> "Trunk":
+    """The trunk of a network's spec for a rank that follows; see `shared.code.models.trunk`."""
+    from shared.code.models.trunk import Trunk
+
+    if isinstance(spec.model, RecurrentModel):
+        from shared.code.models import recurrent
+
+        return Trunk(spec, recurrent.mixing(spec), ranks)
+    from shared.code.models import transformer
+
+    return Trunk(spec, transformer.mixing(spec), ranks)

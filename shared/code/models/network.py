@@ -5,7 +5,7 @@ row of B tokens at a time. Both end with the same activations, to the bit, and t
 the token at t − 1 of the same stream.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,40 +15,23 @@ from shared.code.arithmetic import DECODE, MODE, starved
 from shared.code.exact.constants import WEIGHT_CEILING
 from shared.code.models.base import I64, U32, Coder, Predictor
 from shared.code.models.head import Head
-from shared.code.models.layers import Shape, named
-from shared.code.models.trunk import Layer, SpreadTrunk, Trunk
+from shared.code.models.layers import named
+from shared.code.models.trunk import Mixing, SpreadTrunk, Trunk
 from shared.code.ranks import ALONE, Ranks
-from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec, RecurrentModel
+from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec
 from shared.code.training import Memory
 
 
-def trunk(spec: CodeSpec, ranks: Ranks = ALONE) -> Trunk:
-    """The trunk of a network, for the streams of one rank."""
-    return Trunk(spec, _mixing(spec), ranks)
-
-
-def _mixing(spec: CodeSpec) -> Callable[[Shape, int], Layer]:
-    model = spec.model
-    if isinstance(model, RecurrentModel):
-        from shared.code.models.recurrent import Recurrence
-
-        return lambda shape, seed: Recurrence(shape, model.taps, seed)
-    assert isinstance(model, NETWORKS)
-    from shared.code.models.transformer import Attention
-
-    return lambda shape, seed: Attention(shape, model, seed)
-
-
 class Network(Predictor):
-    """The predictor; ranks: the processes that share its streams, of which this is the leader."""
+    """mixing: as for `Trunk`. ranks: the processes that share its streams, of which this is the leader."""
 
-    def __init__(self, spec: CodeSpec, ranks: Ranks = ALONE) -> None:
+    def __init__(self, spec: CodeSpec, mixing: Mixing, ranks: Ranks = ALONE) -> None:
         model = spec.model
         assert isinstance(model, NETWORKS)
         size, streams = spec.vocabulary_size, spec.streams
         self.max_decisions = streams
         self._streams = streams
-        own = trunk(spec, ranks)
+        own = Trunk(spec, mixing, ranks)
         self._trunk = own if ranks.size == 1 else SpreadTrunk(own, spec, ranks)
         words = isinstance(spec.vocabulary, BytesVocabulary)
         self._head = Head(size, streams, model.tables.bits if model.tables else 0, words=words)

@@ -12,6 +12,10 @@ import numpy as np
 
 from shared.code.exact.constants import first_weights
 from shared.code.models.layers import Array, Linear, NormTaps, Parameter, Shape, named
+from shared.code.models.network import Network
+from shared.code.models.trunk import Mixing
+from shared.code.ranks import ALONE, Ranks
+from shared.code.spec import CodeSpec, RecurrentModel
 from shared.code.training import Step
 
 _LONGEST = 4  # the first biases are spread over 0 … 4: a's from 1/2 to 0.98
@@ -77,3 +81,17 @@ class Recurrence:
         """The live arrays of the state."""
         weights = named(**{"in": self._in.weight.arrays(), "out": self._out.weight.arrays(), "bias": self._bias.arrays()})
         return {**weights, **self.context()}
+
+
+def mixing(spec: CodeSpec) -> Mixing:
+    """What makes the mixing layers of a spec."""
+    model = spec.model
+    assert isinstance(model, RecurrentModel)
+    return lambda shape, seed: Recurrence(shape, model.taps, seed)
+
+
+class Recurrent(Network):
+    """The predictor."""
+
+    def __init__(self, spec: CodeSpec, ranks: Ranks = ALONE) -> None:
+        super().__init__(spec, mixing(spec), ranks)

@@ -13,7 +13,10 @@ import numpy as np
 from shared.code.exact import attention
 from shared.code.exact.constants import first_weights
 from shared.code.models.layers import Array, Linear, NormTaps, Parameter, Shape, named
-from shared.code.spec import TransformerModel
+from shared.code.models.network import Network
+from shared.code.models.trunk import Mixing
+from shared.code.ranks import ALONE, Ranks
+from shared.code.spec import CodeSpec, TransformerModel
 from shared.code.training import Step
 
 
@@ -89,3 +92,17 @@ class Attention:
         """The live arrays of the state."""
         weights = named(**{"in": self._in.weight.arrays(), "out": self._out.weight.arrays(), "bias": self._bias.arrays()})
         return {**weights, **self.context()}
+
+
+def mixing(spec: CodeSpec) -> Mixing:
+    """What makes the mixing layers of a spec."""
+    model = spec.model
+    assert isinstance(model, TransformerModel)
+    return lambda shape, seed: Attention(shape, model, seed)
+
+
+class Transformer(Network):
+    """The predictor."""
+
+    def __init__(self, spec: CodeSpec, ranks: Ranks = ALONE) -> None:
+        super().__init__(spec, mixing(spec), ranks)

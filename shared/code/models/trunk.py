@@ -57,13 +57,17 @@ class Layer(Protocol):
         """The live arrays of the state."""
 
 
+Mixing = Callable[[Shape, int], Layer]
+"""Makes a layer that mixes positions, from a seed."""
+
+
 class Trunk:
     """Embedding, residual layers and logits over this rank's share of the streams.
 
-    mixing: makes a layer that mixes positions, from a seed; a perceptron follows each where the spec has one.
+    A perceptron follows each layer that mixes positions, where the spec has one.
     """
 
-    def __init__(self, spec: CodeSpec, mixing: Callable[[Shape, int], Layer], ranks: Ranks = ALONE) -> None:
+    def __init__(self, spec: CodeSpec, mixing: Mixing, ranks: Ranks = ALONE) -> None:
         model, size = spec.model, spec.vocabulary_size
         assert isinstance(model, NETWORKS)
         self._kernels, self._streams = kernels.chosen(), spec.streams // ranks.size

@@ -19,15 +19,15 @@ from shared.channel.errors import (
     UnexpectedMessageError,
     VersionError,
 )
-from shared.channel.messages import CHANNEL_PATH, MAX_DATA_BYTES, SUBPROTOCOL, VERSION, Accept, Ack, Code, Data, Done, Hello
+from shared.channel.messages import CHANNEL_PATH, MAX_DATA_BYTES, SUBPROTOCOL, VERSION, Accept, Ack, Code, Data, Done, Hello, Text
 from shared.channel.states import Role
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
 from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
+from shared.service.assets import origin_of
 from shared.service.choosing import AUTO, ChooseJob, candidates, choice_bits, choice_name
-from shared.service.corpora import origin_of
 from shared.service.errors import InterruptedTransmissionError, WorkerLostError
 from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.metering import ConnectionMeter, MeteredClientConnection
@@ -257,7 +257,7 @@ class Sending:
         name = choice_name(found["chosen"], len(names))
         record.choice = found["trials"]
         record.code = CodeReference.of(name, self._spec)
-        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, 0, choice_bits(name)))
+        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, record.f_bits.assets, choice_bits(name)))
 
     async def _connect_until_done(self, worker: Worker) -> str:
         while True:
@@ -344,6 +344,9 @@ class Sending:
             self._part_bytes = max(self._part_bytes // 4, _LEAST_PART_BYTES)
         self._reached, self._offered = (answer.records, answer.z_bytes), True
         conversation.high_z_bytes = record.sent_z_bytes = max(record.sent_z_bytes, answer.z_bytes)
+        dataset = record.dataset
+        if dataset.octets is not None and dataset.octets_sha256 is not None:
+            await conversation.say(Text(size=dataset.octets, sha256=bytes.fromhex(dataset.octets_sha256)))
         if record.send_f and answer.z_bytes == answer.records == 0:
             archive, _ = self._held.pool.sources[source_module(spec)]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))

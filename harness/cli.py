@@ -23,10 +23,13 @@ from harness.commands import (
     Changes,
     Code,
     CodeOrAuto,
+    Column,
     Corpus,
     Form,
+    Given,
     Plugin,
     Regime,
+    Tokenizer,
     Vocabulary,
     Wire,
     changed,
@@ -96,6 +99,8 @@ def transmit(
     regime: Regime = None,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -110,14 +115,15 @@ def transmit(
     must_be_readable(file, as_json=as_json)
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     use_plugins(plugin, as_json=as_json)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
-        dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+        dataset = post(client, file, given, as_json=as_json)
         training: dict[str, Any] = {} if regime is None else {"regime": regime}
         if corpus is not None:
-            held = post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+            held = post(client, corpus, given, as_corpus=True, as_json=as_json)
             training |= {"corpus": held["id"], "steps": steps}
         result = transmit_dataset(client, dataset["id"], chosen, send_f=send_f, training=training, as_json=as_json)
         if channel is not None and simulation is not None:
@@ -153,6 +159,8 @@ def compare(
     as_json: AsJson = False,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -162,15 +170,16 @@ def compare(
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     use_plugins(plugin, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)
-        dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+        dataset = post(client, file, given, as_json=as_json)
         results = [transmit_dataset(client, dataset["id"], name, as_json=as_json) for name in names]
     others = comparison.others(file)
     prepare()
-    sizes = {name: comparison.stored_bytes(file, name) for name in names} if form == "octets" else {}
+    sizes = {name: comparison.stored_bytes(file, name) for name in names} if given.octets else {}
     if as_json:
         emit_json(comparison.as_json(results, sizes, others))
     else:

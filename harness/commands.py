@@ -4,6 +4,8 @@ import os
 import re
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,13 +63,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
 Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
 Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
-Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
+Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy, uint16 or parquet.")]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a Parquet file whose integers are the tokens.")]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="tokenizer.json", help="Send FILE's tokens by this tokenizer, which both sides hold; f is charged for it."
+    ),
+]
 Corpus = Annotated[
     Path | None,
     typer.Option(help="A file that both sides hold and train on first; f is charged for it. Of the same form as FILE."),
 ]
-Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
-
+Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy, uint16 and parquet.")]
 
 Plugin = Annotated[
     list[Path] | None,
@@ -298,18 +306,57 @@ def open_client(
     return client
 
 
-def post(
-    client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_corpus: bool = False, as_json: bool
-) -> dict[str, Any]:
-    """Give Alice a dataset, or both sides a corpus."""
-    from harness.client import FORMS, RequestError
+@dataclass(frozen=True, slots=True)
+class Given:
+    """How files become datasets, as it was typed."""
 
-    if form not in FORMS:
-        fail(USAGE, f"there is no form {form!r}: {', '.join(FORMS)}", as_json=as_json)
+    form: str = "octets"
+    vocabulary_size: int | None = None
+    column: str | None = None
+    tokenizer: Path | None = None
+
+    @classmethod
+    def checked(
+        cls, form: str, vocabulary_size: int | None, column: str | None, tokenizer: Path | None, *, as_json: bool
+    ) -> "Given":
+        """Ends the command where these do not go together."""
+        die = partial(fail, USAGE, as_json=as_json)
+        if (form == "parquet") != (column is not None):
+            die("--form parquet and --column NAME come together")
+        if form == "parquet" and vocabulary_size is None:
+            die("a Parquet file does not say m; give it with -m")
+        if tokenizer is not None:
+            must_be_readable(tokenizer, as_json=as_json)
+            if form != "octets" or vocabulary_size is not None:
+                die("--tokenizer is for octets, and says itself what m is; leave out --form and -m")
+        return cls(form, vocabulary_size, column, tokenizer)
+
+    @property
+    def octets(self) -> bool:
+        """Whether D is the file's octets."""
+        return self.form == "octets" and self.tokenizer is None
+
+
+def post(client: "Client", file: Path, given: Given, *, as_corpus: bool = False, as_json: bool) -> dict[str, Any]:
+    """Give Alice a dataset, or both sides a corpus; before it both get the tokenizer, if there is one."""
+    from harness.client import FORMS, RequestError
+    from harness.columns import ColumnError, as_npy
+
+    if given.form not in (*FORMS, "parquet"):
+        fail(USAGE, f"there is no form {given.form!r}: {', '.join(FORMS)}, parquet", as_json=as_json)
+    told = given.tokenizer
     try:
-        return (client.post_corpus if as_corpus else client.post_file)(file, form, vocabulary_size)
+        tokenizer = None if told is None else client.post_tokenizer(told)["id"]
+        told = file
+        send = client.post_corpus if as_corpus else client.post_file
+        if given.column is None:
+            return send(file, given.form, given.vocabulary_size, tokenizer)
+        with as_npy(file, given.column, given.vocabulary_size or 1) as path:
+            return send(path, "npy", given.vocabulary_size)
     except RequestError as error:
-        fail(status_of(error), f"{file}: {error}", as_json=as_json, slug=error.slug)
+        fail(status_of(error), f"{told}: {error}", as_json=as_json, slug=error.slug)
+    except ColumnError as error:
+        fail(USAGE, f"{file}: {error}", as_json=as_json)
 
 
 def transmit_dataset(

@@ -13,8 +13,11 @@ from harness.commands import (
     AsJson,
     Bob,
     Code,
+    Column,
     Corpus,
     Form,
+    Given,
+    Tokenizer,
     Vocabulary,
     Wire,
     chosen_code,
@@ -44,6 +47,8 @@ def curve(
     as_json: AsJson = False,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -53,6 +58,7 @@ def curve(
 
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     if png is not None and not png.absolute().parent.is_dir():
         die(USAGE, f"{png}: there is no such directory")
     if corpus is not None:
@@ -66,11 +72,11 @@ def curve(
             if corpus is None and wanted != [0]:
                 die(USAGE, "--steps needs a --corpus to take them on")
             client = open_client(stack, alice, bob, wire, warm=presets_of(*chosen), as_json=as_json)
-            dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+            dataset = post(client, file, given, as_json=as_json)
             found = curves.Curve(client, dataset, resume)
             held = None
             if corpus is not None:
-                held = post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                held = post(client, corpus, given, as_corpus=True, as_json=as_json)
                 for one in chosen:
                     spec = spec_of(one, as_json=as_json)
                     if wanted[-1] > (most := curves.segments(spec, held["tokens"])):
@@ -79,7 +85,7 @@ def curve(
                         )
             found.frozen(chosen, wanted, held, terminal.say)
             if online:
-                post(client, file, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                post(client, file, given, as_corpus=True, as_json=as_json)
                 found.learning(chosen, terminal.say)
             if png is not None:
                 from harness.curve_picture import draw
@@ -116,6 +122,8 @@ def sample(
     as_json: AsJson = False,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -128,11 +136,12 @@ def sample(
         die(USAGE, "--transmission needs the services that hold it: --alice and --bob")
     if file is not None:
         must_be_readable(file, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), as_json=as_json)
         if file is not None:
-            dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+            dataset = post(client, file, given, as_json=as_json)
             result = transmit_dataset(client, dataset["id"], chosen, as_json=as_json)
             if result["state"] != "verified":
                 die(

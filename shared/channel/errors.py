@@ -6,7 +6,8 @@
     │   ├── UnknownPresetError
     │   ├── VocabularyError
     │   ├── PluginError                 a plugin that is not here, or not the same
-    │   └── CorpusError
+    │   ├── CorpusError
+    │   └── TokenizerError
     ├── CodecError                      coding cannot go on
     │   ├── StateError
     │   ├── CorruptCodeError
@@ -54,6 +55,7 @@ from shared.code.errors import (
     PluginFailedError,
     SpecError,
     StateError,
+    TokenizerError,
     UnknownPresetError,
     VocabularyError,
 )
@@ -297,6 +299,7 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     VocabularyError: Description("not-in-vocabulary", 4003, 422),
     CorpusError: Description("corpus-unavailable", 4004, 422),
     PluginError: Description("plugin-unavailable", 4005, 422),
+    TokenizerError: Description("tokenizer-unavailable", 4006, 422),
     CodecError: Description("codec", 4010, 500),
     StateError: Description("invalid-state", 4011, 500),
     CorruptCodeError: Description("corrupt-code", 4012, 500),

@@ -67,11 +67,11 @@ class OctetTokenizer:
             raise TokenizerError(sha256, "what is kept as it is damaged: give it again")
         self.sha256 = sha256
         with _its_faults(sha256):
-            self._inner: Tokenizer = Tokenizer.from_buffer(data)
+            self._inner = Tokenizer.from_buffer(data)
             self._inner.no_padding()
             self._inner.no_truncation()
             ids: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
-            added: dict[int, AddedToken] = self._inner.get_added_tokens_decoder()
+            added = self._inner.get_added_tokens_decoder()
             decoder = self._inner.decoder
         self.size = max(ids.values(), default=-1) + 1
         if not 1 <= self.size <= MAX_VOCABULARY_SIZE:

@@ -63,21 +63,21 @@ def _ids(file: Path, column: str, vocabulary_size: int) -> Iterator[Any]:
                     raise ColumnError(f"column {column!r}, row {row + _first(pc.is_null(found))}: it is null")
                 parents = pc.list_parent_indices(found) if nested else None
                 values = pc.list_flatten(found) if nested else found
-                for wrong, what in ((pc.is_null(values), "null"), (_outside(values, vocabulary_size), "")):
-                    if (at := _first(wrong)) >= 0:
-                        place = row + (at if parents is None else parents[at].as_py())
-                        said = what or f"{values[at]}, which is not in 0 … {vocabulary_size - 1}"
-                        raise ColumnError(f"column {column!r}, row {place}: the id is {said}")
-                yield values.to_numpy(zero_copy_only=False)
+
+                def place(at: int, base: int = row, parents: Any = parents) -> str:
+                    return f"column {column!r}, row {base + (at if parents is None else parents[at].as_py())}: the id is"
+
+                if values.null_count:
+                    raise ColumnError(f"{place(_first(pc.is_null(values)))} null")
+                ids = values.to_numpy(zero_copy_only=False)
+                wrong = (ids < 0) | (ids >= vocabulary_size)
+                if wrong.any():
+                    at = int(wrong.argmax())
+                    raise ColumnError(f"{place(at)} {ids[at]}, which is not in 0 … {vocabulary_size - 1}")
+                yield ids
                 row += len(found)
     except (pa.ArrowException, OSError) as error:
         raise ColumnError(f"cannot be read as Parquet: {str(error).splitlines()[0][:200]}") from None
-
-
-def _outside(values: Any, vocabulary_size: int) -> Any:
-    import pyarrow.compute as pc
-
-    return pc.or_(pc.less(values, 0), pc.greater_equal(values, vocabulary_size))
 
 
 def _first(mask: Any) -> int:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-import shared.service.corpora
+import shared.service.assets
 
 import alice.app
 import bob.app
@@ -58,7 +58,7 @@ def test_an_example_everywhere(service, tmp_path):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_fit_their_models(name):
-    rooms = (alice.app, bob.app, shared.service.app, shared.service.corpora, shared.service.records, shared.service.errors)
+    rooms = (alice.app, bob.app, shared.service.app, shared.service.assets, shared.service.records, shared.service.errors)
     model = next(getattr(room, name) for room in rooms if hasattr(room, name))
     assert model.model_validate(EXAMPLES[name]).model_dump(mode="json").keys() <= EXAMPLES[name].keys()
 

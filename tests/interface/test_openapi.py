@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-import shared.service.assets
 
 import alice.app
 import bob.app
 import shared.service.app
+import shared.service.assets
 import shared.service.errors
 import shared.service.records
 from shared.service.examples import EXAMPLES

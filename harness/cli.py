@@ -47,6 +47,7 @@ from harness.commands import (
     status_of,
     transmit_dataset,
     use_plugins,
+    vocabulary_of,
 )
 from harness.epilogs import epilog
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
@@ -121,6 +122,8 @@ def transmit(
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
         dataset = post(client, file, given, as_json=as_json)
+        if changes and isinstance(chosen, dict) and not code.endswith(".json"):
+            chosen["vocabulary"] = vocabulary_of(dataset)
         training: dict[str, Any] = {} if regime is None else {"regime": regime}
         if corpus is not None:
             held = post(client, corpus, given, as_corpus=True, as_json=as_json)

@@ -169,6 +169,13 @@ def changed(code: str | dict[str, Any], changes: list[str] | None, *, as_json: b
     return fields
 
 
+def vocabulary_of(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The vocabulary of a dataset as a spec's fields."""
+    if dataset["vocabulary"] == "bytes":
+        return {"kind": "bytes"}
+    return {"kind": "ids", "size": dataset["vocabulary_size"], "tokenizer": dataset["tokenizer"]}
+
+
 def check_regime(regime: str | None, corpus: Path | None, steps: int | None, *, as_json: bool) -> None:
     """End the command unless these go together."""
     if regime not in (None, *REGIMES):

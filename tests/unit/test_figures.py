@@ -47,15 +47,15 @@ def drawn(svg):
 
 def test_pictures_say_in_words_what_they_show_and_draw_it_to_scale():
     run = Run(name="<ngram>", curve=Curve.of_costs(np.full(1000, 2.0)))
-    root, ends = drawn(cumulative([run], tokens=1000, vocabulary_size=256, yardsticks={"gzip -9": 500}))
+    root, ends = drawn(cumulative([run], tokens=1000, vocabulary_size=256, yardsticks={"gzip -9": 500}).svg())
     assert "<ngram>: 2,000" in root.get("aria-label")
     bottom = 250 - 38
     height = {name: bottom - y for name, (_, y) in ends.items()}
     assert height["line s0"] / height["line uniform"] == pytest.approx(2 / 8, abs=0.01)
     assert height["line other"] / height["line uniform"] == pytest.approx(4 / 8, abs=0.01)
-    root, _ = drawn(bits_per_byte([run], tokens=1000, vocabulary_size=256))
+    root, _ = drawn(bits_per_byte([run], tokens=1000, vocabulary_size=256).svg())
     assert "2.000" in root.get("aria-label")
-    assert drawn(bits_per_byte([], tokens=0, vocabulary_size=256))[0] is not None
+    assert drawn(bits_per_byte([], tokens=0, vocabulary_size=256).svg())[0] is not None
 
 
 def test_a_bar_adds_up():
@@ -91,7 +91,7 @@ def test_text_is_escaped_and_characters_are_whole():
 
 
 def test_a_png_needs_no_browser_and_no_fonts_of_the_system():
-    svg = cumulative([], tokens=10, vocabulary_size=4, yardsticks={})
+    svg = cumulative([], tokens=10, vocabulary_size=4, yardsticks={}).svg()
     assert "var(" not in standalone(svg)
     assert png(svg, zoom=1)[:8] == b"\x89PNG\r\n\x1a\n"
     assert png(svg, zoom=1) != png(svg.replace("tokens", ""), zoom=1)  # so letters are drawn

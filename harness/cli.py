@@ -158,7 +158,10 @@ def compare(
     wire: Wire = None,
     plugin: Plugin = None,
 ) -> None:
-    """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
+    """Transmit FILE with every code, and sort by S_k.
+
+    gzip and xz stand beside them.
+    """
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
@@ -198,7 +201,10 @@ def bench(
     label: Annotated[str | None, typer.Option(help="The name of the results; the directory's if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure codes and other compressors over the files of a directory: sizes, speeds, memory; tables and a picture."""
+    """Measure codes and other compressors over a directory.
+
+    Sizes, speeds and memory; tables and a picture.
+    """
     from harness import bench as benching
     from harness import pareto
     from harness import peers as others
@@ -262,7 +268,10 @@ def explain(
     code: Code = "ngram",
     as_json: AsJson = False,
 ) -> None:
-    """Show, token by token, the interval, the bits that become certain, and how Bob finds the token."""
+    """Show the coder at work, token by token.
+
+    The interval, the bits that become certain, and how Bob finds the token.
+    """
     data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
     chosen = chosen_code(code, as_json=as_json)
     prepare()
@@ -340,7 +349,10 @@ def decompress(
     as_json: AsJson = False,
     plugin: Plugin = None,
 ) -> None:
-    """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
+    """Decompress FILE.clz1 to FILE.
+
+    Every block is checked before it is written.
+    """
     from harness import filing
     from harness.files import Manners
 
@@ -405,7 +417,10 @@ def doctor(
         Path | None, typer.Option(help="The other machine's doctor --json, or transmit --json of what failed: advice.")
     ] = None,
 ) -> None:
-    """Does this machine compute f exactly? Recompute the golden vectors, and print what computed them."""
+    """Tell whether this machine computes f exactly.
+
+    Recompute the golden vectors, and print what computed them.
+    """
     from harness import advice, examination
 
     theirs = None

@@ -36,7 +36,7 @@ def report(
     alice: Annotated[str | None, typer.Option(help="A running Alice's URL; for ids http://127.0.0.1:8001.")] = None,
     bob: Annotated[str | None, typer.Option(help="The running Bob's URL; for ids http://127.0.0.1:8002.")] = None,
 ) -> None:
-    """Write a report of transmissions: the console's pictures in one file."""
+    """Write a report: what the console shows, in one file."""
     from harness.reporting.write import WRITERS
 
     outputs = output or ([] if tensorboard else [_DEFAULT])

@@ -48,7 +48,10 @@ def curve(
     bob: Bob = None,
     wire: Wire = None,
 ) -> None:
-    """S_k and r_k against k: FILE under p^(k), frozen after k steps on the corpus. Every point is a real transmission."""
+    """Measure S_k and r_k against k, by real transmissions.
+
+    Each sends FILE under p^(k), frozen after k steps on the corpus.
+    """
     from harness import curve as curves
 
     die = partial(fail, as_json=as_json)
@@ -120,7 +123,10 @@ def sample(
     bob: Bob = None,
     wire: Wire = None,
 ) -> None:
-    """Draw a sample: fair coin flips into Bob's decoder, at the state in which it ended."""
+    """Draw a sample: fair coin flips go into Bob's decoder.
+
+    It draws from the model as it was at the end of a transmission.
+    """
     die = partial(fail, as_json=as_json)
     if (file is None) == (transmission is None):
         die(USAGE, "name a FILE to be sent first, or a --transmission")

@@ -410,14 +410,23 @@ def _add_actions(app: FastAPI) -> None:
         return {"location": f"/runs/{begun[0]['id']}" if len(begun) == 1 else f"/data/{begun[0]['dataset']['sha256']}"}
 
     @app.post("/corpora")
-    async def post_corpus(request: Request, held: Holding, name: Annotated[str, Query(max_length=255)] = "") -> dict[str, Any]:
-        """Give an upload of octets to both services, as a corpus."""
+    async def post_corpus(
+        request: Request,
+        held: Holding,
+        name: Annotated[str, Query(max_length=255)] = "",
+        vocabulary_size: Annotated[int | None, Query()] = None,
+    ) -> dict[str, Any]:
+        """Give an upload to both services as a corpus: octets, or ids below a vocabulary size, of the form its name tells."""
+        query: dict[str, Any] = {"name": name, "form": "octets"}
+        if vocabulary_size is not None:
+            form = {".npy": "npy", ".json": "json"}.get(Path(name).suffix, "uint16")
+            query |= {"form": form, "vocabulary_size": vocabulary_size}
         copy = temporary()
         try:
             with copy.open("wb") as file:
                 async for part in request.stream():
                     file.write(part)
-            return await held.services.give_corpus(copy, name)
+            return await held.services.give_corpus(copy, query)
         finally:
             copy.unlink()
 
@@ -434,7 +443,7 @@ def _add_actions(app: FastAPI) -> None:
             copy = temporary()
             try:
                 copy.write_bytes(sample_text())
-                corpus = str((await held.services.give_corpus(copy, "pydoc_data.topics"))["id"])
+                corpus = str((await held.services.give_corpus(copy, {"name": "pydoc_data.topics", "form": "octets"}))["id"])
             finally:
                 copy.unlink()
         known = runs.points(runs.over(await runs.all_runs(held.services), wish.dataset))

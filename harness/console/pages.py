@@ -42,7 +42,12 @@ def size(count: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A rate."""
-    return "–" if value is None else f"{100 * value:.2f} %"
+    return "–" if value is None else f"{100 * value:.2f} %".replace("-", "−")
+
+
+def seconds(value: float | None) -> str:
+    """A time."""
+    return "–" if value is None else f"{value:,.1f} s"
 
 
 def speed(bits: float | None) -> str:
@@ -64,7 +69,9 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters.update(width=token_bytes, number=number, size=size, percent=percent, speed=speed, regime=regime_of)
+    found.filters.update(
+        width=token_bytes, number=number, size=size, percent=percent, seconds=seconds, speed=speed, regime=regime_of
+    )
     found.globals.update(states=STATES, ended=FINAL_STATES, layer_words={kind: words for kind, _, words in LAYERS})
     return found
 

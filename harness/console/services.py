@@ -112,15 +112,15 @@ class Services:
         except ServiceError:
             return []
 
-    async def give_corpus(self, path: Path, name: str) -> dict[str, Any]:
-        """Give a file of octets to both services as a corpus. Raises `ServiceError`."""
+    async def give_corpus(self, path: Path, query: dict[str, Any]) -> dict[str, Any]:
+        """Give a file to both services as a corpus. Raises `ServiceError`."""
 
         async def parts() -> AsyncIterator[bytes]:
             with path.open("rb") as file:
                 while part := file.read(1 << 20):
                     yield part
 
-        headers, query = {"Content-Type": "application/octet-stream"}, {"name": name, "form": "octets"}
+        headers = {"Content-Type": "application/octet-stream"}
         both: tuple[Name, ...] = ("bob", "alice")
         for service in both:
             found = await self.ask(service, "/corpora", method="POST", params=query, content=parts(), headers=headers)

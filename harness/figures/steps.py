@@ -83,7 +83,7 @@ def step_charts(series: Sequence[Series]) -> tuple[Chart, Chart]:
     ks = sorted({k for one in series for k in one.points})
     lengths = [one.line("sk_bits", 1 / 8) for one in series]
     if len(series) <= _MOST_WITH_Z:
-        lengths += [one.line("nll_bits", 1 / 8, label="z alone", kind=" thin") for one in series]
+        lengths += [one.line("nll_bits", 1 / 8, label=f"{one.name}: z", kind=" thin") for one in series]
     rates = [one.line("compression_rate", 100.0) for one in series]
     top = max((y for line in lengths for y in line.ys), default=1.0)
     low = min((y for line in rates for y in line.ys), default=0.0)

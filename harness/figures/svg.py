@@ -124,7 +124,10 @@ class Chart:
                 places = [(self._x(x), self._y(y)) for x, y in zip(line.xs, line.ys, strict=True)]
                 points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
                 out.append(f'<polyline class="line {line.kind}" points="{points}"/>')
-                if line.marked:
+                if not line.marked and line.xs[-1] < self.x_top:
+                    x, y = places[-1]
+                    out.append(f'<circle class="mark {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+                elif line.marked:
                     out += [f'<circle class="mark {line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places]
                 ends.append((self._y(line.ys[-1]), line))
         for y, line in _spread(ends, _TOP, _HEIGHT - _BOTTOM):

@@ -180,6 +180,7 @@ if (curve) {
     if (chosen === "file") {
       if (!file.files.length) throw new Error("Choose the file that both are to train on.");
       const query = new URLSearchParams({ name: file.files[0].name });
+      if (curve.dataset.m) query.set("vocabulary_size", curve.dataset.m);
       say("Giving Alice and Bob the corpus …");
       chosen = (await ask(`/corpora?${query}`, { method: "POST", body: file.files[0] })).id;
     }

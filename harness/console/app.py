@@ -420,7 +420,7 @@ def _add_actions(app: FastAPI) -> None:
         query: dict[str, Any] = {"name": name, "form": "octets"}
         if vocabulary_size is not None:
             form = {".npy": "npy", ".json": "json"}.get(Path(name).suffix, "uint16")
-            query |= {"form": form, "vocabulary_size": vocabulary_size}
+            query |= {"form": form} | ({} if form == "json" else {"vocabulary_size": vocabulary_size})
         copy = temporary()
         try:
             with copy.open("wb") as file:

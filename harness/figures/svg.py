@@ -196,7 +196,7 @@ class Chart:
             yield f'<rect class="box" x="{at:.1f}" y="{_TOP}" width="{wide:.0f}" height="{tall:.0f}" rx="4"/>'
             for index, (kind, text) in enumerate(rows):
                 y = _TOP + _LINE_HEIGHT * (index + 1) - 1
-                yield f'<text class="label {kind}" x="{at + 5:.1f}" y="{y:.0f}">{escape(text)}</text>'
+                yield f'<text class="said {kind}" x="{at + 5:.1f}" y="{y:.0f}">{escape(text)}</text>'
             yield "</g></g>"
 
     def table(self) -> str:

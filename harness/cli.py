@@ -267,12 +267,14 @@ def explain(
     text: Annotated[str, typer.Argument(help="The text to be sent; - for standard input.")],
     code: Code = "ngram",
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
     """Show the coder at work, token by token.
 
     The interval, the bits that become certain, and how Bob finds the token.
     """
     data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
+    use_plugins(plugin, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     prepare()
     spec = spec_of(chosen, as_json=as_json)
@@ -546,7 +548,7 @@ def serve(
     service: Annotated[str, typer.Argument(help="alice, bob, wire or console")],
     plugin: Plugin = None,
 ) -> None:
-    """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
+    """Run one service in the foreground. CODELENGTH_* variables configure it (docs/operations.md)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")

@@ -14,6 +14,7 @@ from shared.channel.errors import (
     CancelledTransmissionError,
     ChannelError,
     DigestMismatchError,
+    DivergedError,
     PeerLostError,
     RefusedError,
     UnexpectedMessageError,
@@ -397,6 +398,9 @@ class Sending:
                 elif isinstance(message, Done):
                     return self._checked(message)
                 elif isinstance(message, Rollback) and self._safe is not None and not coding.leg.code:
+                    first = message.block * spec.block_tokens
+                    last = min(first + spec.block_tokens, record.dataset.tokens or first + spec.block_tokens)
+                    record.notes.append(str(DivergedError(first, last, runtime_fingerprint(), answer.runtime)))
                     sent = max(record.sent_z_bytes, message.z_bytes)
                     leg = coding.leg.rolled_back(message.block, message.nll_units, sent, SAFE_CODE)
                     begin(leg, Restart(block=leg.block, code=leg.code, nll_units=leg.nll_units))

@@ -105,6 +105,7 @@ class Bob:
         self.rolled_back = self.log.rollback
         self.reader = None
         self.finished = False
+        self.out = np.fromfile(self.file, dtype=np.uint32) if self.file.exists() else np.zeros(0, np.uint32)
         if self.rolled_back is None:
             self.begin()
 
@@ -114,8 +115,10 @@ class Bob:
         self.snapshots = Snapshots(self.directory, spec_of(leg), "decode", block=leg.block, clock=self.world.ticks)
         checks, z_bytes = (self.log.checks, self.log.z_bytes) if leg == self.log.leg else (0, 0)
         snapshot = self.snapshots.newest(lambda h: h["blocks"] <= leg.block + checks and h["z_bytes"] <= z_bytes)
-        tokens = snapshot.head["tokens"] if snapshot else leg.block * BLOCK
         held = np.fromfile(self.file, dtype=np.uint32) if self.file.exists() else np.zeros(0, np.uint32)
+        if snapshot and digest_of(held[: snapshot.head["tokens"]]).hexdigest() != snapshot.head["sha256"]:
+            snapshot = None  # the file was written again since
+        tokens = snapshot.head["tokens"] if snapshot else leg.block * BLOCK
         assert len(held) >= tokens
         self.out = held[:tokens]
         self.predictor = model(leg)
@@ -258,7 +261,7 @@ class Legs(World):
                         bob.send(self.bob.rolled_back)
                 else:
                     self.bob.take(message)
-            rollback = self.bob.decode()
+            rollback = None if bob.state in (State.OPENING, State.OFFERED, State.CLOSED) else self.bob.decode()
             if rollback is not None:
                 bob.send(rollback)
             if self.bob.finished and bob.state is State.ENDED:
@@ -297,6 +300,7 @@ class Legs(World):
             bob.send(Ack(received_bytes=self.bob.came, durable_bytes=self.bob.came))
 
     def finish(self):
+        self.connection = None  # a length that was damaged may have it wait for ever
         super().finish()
         assert self.alice.leg.rollbacks <= 2
 
@@ -377,6 +381,6 @@ class DivergingPair(Pair):
 
 
 DivergingPair.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 TestDivergingPair = DivergingPair.TestCase

@@ -61,7 +61,7 @@ app = typer.Typer(
 
 
 def _size(text: str) -> int:
-    """A number of bytes: 4096, 64K, 10M, 2G."""
+    """A number of bytes or tokens: 4096, 64K, 10M, 2G."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
         raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
@@ -76,10 +76,13 @@ Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This i
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
 MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
+MaxTraining = Annotated[
+    int, typer.Option(metavar="TOKENS", parser=_size, help="Refuse a code that trains on more before the data, replay counted.")
+]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Corpora = Annotated[list[Path] | None, typer.Option("--corpus", help="What the files start from; may be given several times.")]
-_MEMORY = "512M"
+_MEMORY, _TRAINING = "512M", "64M"
 _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
 
@@ -347,6 +350,7 @@ def decompress(
         int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")
     ] = None,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
@@ -357,6 +361,7 @@ def decompress(
     """
     from harness import filing
     from harness.files import Manners
+    from shared.service.limits import Limits
 
     del keep
     names = names or ["-"]
@@ -365,9 +370,8 @@ def decompress(
     use_plugins(plugin, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
-        work = partial(
-            filing.decompress, corpora=held, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet
-        )
+        limits = Limits(model_bytes=max_memory, training_tokens=max_training)
+        work = partial(filing.decompress, corpora=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
@@ -377,18 +381,21 @@ def verify(
     names: Names = None,
     quiet: Quiet = False,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
+    from shared.service.limits import Limits
 
     prepare()
     use_plugins(plugin, as_json=as_json)
     names = names or ["-"]
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
-        work = partial(filing.test, corpora=held, max_model_bytes=max_memory, quiet=quiet)
+        limits = Limits(model_bytes=max_memory, training_tokens=max_training)
+        work = partial(filing.test, corpora=held, limits=limits, quiet=quiet)
         results, status = filing.each(names, work, as_json=as_json)
     if not (as_json or quiet):
         for result in results:

@@ -17,7 +17,7 @@ EPILOGS: Final = {
     ),
     "decompress": (
         ("codelength decompress book.txt.clz1", "codelength decompress -c book.txt.clz1 | less"),
-        "Next: where it is refused for memory, --max-memory 2G; where a plugin is named, --plugin FILE.",
+        "Next: where it is refused for its needs, --max-memory 2G or --max-training 1G; where a plugin is named, --plugin FILE.",
     ),
     "test": (
         ("codelength test *.clz1",),

@@ -14,12 +14,28 @@ from shared.channel.errors import (
     CancelledTransmissionError,
     ChannelError,
     DigestMismatchError,
+    DivergedError,
     PeerLostError,
     RefusedError,
     UnexpectedMessageError,
     VersionError,
 )
-from shared.channel.messages import CHANNEL_PATH, MAX_DATA_BYTES, SUBPROTOCOL, VERSION, Accept, Ack, Code, Data, Done, Hello, Text
+from shared.channel.legs import SAFE_CODE, Leg, safe_code
+from shared.channel.messages import (
+    CHANNEL_PATH,
+    MAX_DATA_BYTES,
+    SUBPROTOCOL,
+    VERSION,
+    Accept,
+    Ack,
+    Code,
+    Data,
+    Done,
+    Hello,
+    Restart,
+    Rollback,
+    Text,
+)
 from shared.channel.states import Role
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
@@ -35,6 +51,7 @@ from shared.service.pool import Worker
 from shared.service.records import CodeReference, FBitsRecord, measured_f
 from shared.service.retrying import Retrying
 from shared.service.settings import Settings
+from shared.service.snapshots import remove_snapshots
 from shared.service.transfer import Conversation, Recorder, side_by_side
 from shared.service.worker import EncodeJob, reset_peak_memory
 
@@ -127,22 +144,42 @@ def _refusal(refused: websockets.InvalidStatus) -> ChannelError:
 class _Coding:
     """Alice's encoder at work for one transmission, whatever becomes of connections: a job of a worker, and what it made."""
 
-    def __init__(self, worker: Worker, recorder: Recorder, job: EncodeJob) -> None:
-        self.outbox = Outbox(job.records, job.z_bytes)
+    def __init__(
+        self,
+        worker: Worker,
+        recorder: Recorder,
+        job: EncodeJob,
+        may_run: asyncio.Event,
+        after: "_Coding | None",
+        restart: Restart | None,
+    ) -> None:
+        self.outbox = Outbox(job.records, job.z_bytes, restart)
+        self.leg = job.leg
+        self.first_bytes = 0  # of z that this conversation carried before the leg
         self._worker = worker
         self._recorder = recorder
         self._job = job
+        self._may_run = may_run
+        self._after = after
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
+        if self._after is not None:
+            await self._after.stop()
+            self._after = None
         await self._worker.run(self._job)
+        if not self._may_run.is_set():
+            await self._worker.tell(paused=True)
         async for output in self._worker.outputs():
             self.outbox.put(output.messages)
             if output.progress is not None:
                 self._recorder.progress(output.progress)
 
     async def acknowledge(self, durable_bytes: int) -> None:
-        """Tell encoder and outbox how much z Bob holds for certain."""
+        """Tell encoder and outbox how much z, as this conversation counts it, Bob holds for certain."""
+        durable_bytes -= self.first_bytes
+        if durable_bytes < 0:
+            return
         self.outbox.acknowledge(durable_bytes)
         if self._worker.busy:
             await self._worker.tell(durable_bytes=durable_bytes)
@@ -151,6 +188,8 @@ class _Coding:
         """End the job, so that the worker can take another one."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+        if self._after is not None:
+            await self._after.stop()
         await self._worker.abort()
 
 
@@ -165,7 +204,7 @@ class Sending:
         self._coding: _Coding | None = None
         self._retrying = Retrying(held.settings.retry_seconds)
         self._connected = False
-        self._reached, self._offered = (0, 0), False  # what Bob held at the last ACCEPT, and whether there was one
+        self._reached, self._offered = (0, 0, 0, 0), False  # what Bob held at the last ACCEPT, and whether there was one
         self._part_bytes = MAX_DATA_BYTES  # of one DATA: less where connections break before one is through
         self._may_run = asyncio.Event()
         if recorder.record.state != "paused":
@@ -322,6 +361,7 @@ class Sending:
             name=record.dataset.name,
             code=record.code.name if record.code.name in PRESETS or choice_bits(record.code.name) else "",
             runtime=runtime_fingerprint(),
+            safe="" if self._spec.numerics == "exact" else SAFE_CODE,
         )
 
     async def _converse(self, worker: Worker, conversation: Conversation) -> str:
@@ -334,20 +374,21 @@ class Sending:
             return self._checked(answer)
         assert isinstance(answer, Accept)
         record.notes += [note for note in warning(spec, runtime_fingerprint(), answer.runtime) if note not in record.notes]
-        if answer.block != 0:
-            raise UnexpectedMessageError(f"ACCEPT from block {answer.block}", "sending with one code")
+        if answer.code not in ("", self._safe and SAFE_CODE):
+            raise UnexpectedMessageError(f"ACCEPT with {answer.code}", "sending with another code")
         coding = await self._coding_from(worker, answer)
-        if (answer.records, answer.z_bytes) > self._reached:
+        reached = answer.rollbacks, answer.block, answer.records, answer.z_bytes
+        if reached > self._reached:
             self._retrying.progress()
             self._part_bytes = min(2 * self._part_bytes, MAX_DATA_BYTES)
-        elif self._reached > (0, 0) or self._offered:
+        elif self._reached > (0, 0, 0, 0) or self._offered:
             self._part_bytes = max(self._part_bytes // 4, _LEAST_PART_BYTES)
-        self._reached, self._offered = (answer.records, answer.z_bytes), True
+        self._reached, self._offered = reached, True
         conversation.high_z_bytes = record.sent_z_bytes = max(record.sent_z_bytes, answer.z_bytes)
         dataset = record.dataset
         if dataset.octets is not None and dataset.octets_sha256 is not None:
             await conversation.say(Text(size=dataset.octets, sha256=bytes.fromhex(dataset.octets_sha256)))
-        if record.send_f and answer.z_bytes == answer.records == 0:
+        if record.send_f and reached == (0, 0, 0, 0):
             archive, _ = self._held.pool.sources[source_module(spec)]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))
         self._recorder.running(paused=not self._may_run.is_set())
@@ -360,25 +401,60 @@ class Sending:
                     await coding.acknowledge(message.durable_bytes)
                 elif isinstance(message, Done):
                     return self._checked(message)
+                elif isinstance(message, Rollback) and self._safe is not None and not coding.leg.code:
+                    first = message.block * spec.block_tokens
+                    last = min(first + spec.block_tokens, record.dataset.tokens or first + spec.block_tokens)
+                    record.notes.append(str(DivergedError(first, last, runtime_fingerprint(), answer.runtime)))
+                    sent = max(record.sent_z_bytes, message.z_bytes)
+                    leg = coding.leg.rolled_back(message.block, message.nll_units, sent, SAFE_CODE)
+                    begin(leg, Restart(block=leg.block, code=leg.code, nll_units=leg.nll_units))
                 else:
-                    raise UnexpectedMessageError(type(message).__name__.upper(), "sending with one code")
+                    raise UnexpectedMessageError(type(message).__name__.upper(), "sending with a code that cannot diverge")
             raise PeerLostError("the conversation ended without DONE")
 
-        credit = asyncio.Event()
+        credit, changed = asyncio.Event(), asyncio.Event()
+
+        def begin(leg: Leg, restart: Restart | None = None) -> None:
+            """The next leg. restart: to be said first, as the answer to ROLLBACK."""
+            nonlocal coding
+            coding.outbox.close()
+            self._enter(leg)
+            remove_snapshots(self._held.store.transmission_directory(record.id))
+            coding = self._coding = self._code(worker, leg, after=coding, restart=restart)
+            coding.first_bytes = channel.z_before_bytes + channel.z_sent_bytes
+            conversation.begin_leg()
+            credit.set()
+            changed.set()
+
+        channel = conversation.channel
 
         async def send() -> None:
-            channel = conversation.channel
             while True:
-                messages = await coding.outbox.take(self._part_bytes)
+                sending = coding
+                messages = await sending.outbox.take(self._part_bytes)
                 size = sum(len(message.z) for message in messages if isinstance(message, Data))
-                while size > channel.credit_bytes:
+                while size > channel.credit_bytes and not sending.outbox.closed:
                     credit.clear()
                     await credit.wait()
+                if sending.outbox.closed:  # Bob has given up the leg
+                    continue
                 await conversation.say(*messages)
-                record.sent_z_bytes = max(record.sent_z_bytes, channel.z_before_bytes + channel.z_sent_bytes)
+                if sending.outbox.closed:
+                    continue
+                sent = channel.z_before_bytes + channel.z_sent_bytes - sending.first_bytes
+                record.sent_z_bytes = max(record.sent_z_bytes, sent)
+                end = messages[-1]
+                if isinstance(end, Restart) and not end.code:
+                    begin(sending.leg.ended(end.block, end.nll_units, sending.outbox.made_z_bytes))
 
         async def code() -> None:
-            await asyncio.shield(coding.task)
+            while True:
+                coded = coding
+                changed.clear()
+                await asyncio.wait([coded.task])
+                if coded is coding:
+                    coded.task.result()
+                    await changed.wait()
 
         return await side_by_side(listen(), send(), code())
 
@@ -388,34 +464,48 @@ class Sending:
             raise DigestMismatchError(expected, done.sha256.hex())
         return expected
 
+    @property
+    def _safe(self) -> CodeSpec | None:
+        """The code to go on with where native models diverge."""
+        return None if self._spec.numerics == "exact" else safe_code(SAFE_CODE, self._spec)
+
+    def _enter(self, leg: Leg) -> None:
+        self._recorder.leg(leg, self._safe, self._held.pool.sources)
+
     async def _coding_from(self, worker: Worker, accept: Accept) -> _Coding:
         """The encoder that runs, if what it made reaches back to where Bob stands; else one that begins anew."""
-        coding = self._coding
-        if coding is not None and coding.outbox.rewind(accept.records, accept.z_bytes):
+        coding, leg, known = self._coding, Leg.of(accept), self._recorder.record.leg_begun()
+        if (leg.block, leg.code, leg.rollbacks) == (known.block, known.code, known.rollbacks):
+            leg = known  # what she counted as abandoned may be more than Bob has seen
+        self._enter(leg)
+        if coding is not None and coding.leg == leg and coding.outbox.rewind(accept.records, accept.z_bytes):
+            coding.first_bytes = 0
             await coding.acknowledge(accept.z_bytes)
             return coding
         await self._drop_coding()
-        self._coding = self._code(worker, records=accept.records, z_bytes=accept.z_bytes)
+        self._coding = self._code(worker, leg, records=accept.records, z_bytes=accept.z_bytes)
         return self._coding
 
-    def _code(self, worker: Worker, **position: Any) -> _Coding:
-        record, store = self._recorder.record, self._held.store
+    def _code(
+        self, worker: Worker, leg: Leg, *, after: _Coding | None = None, restart: Restart | None = None, **position: Any
+    ) -> _Coding:
+        record, store, spec = self._recorder.record, self._held.store, self._safe if leg.code else self._spec
+        assert spec is not None
         self._recorder.recoding()
         job = EncodeJob(
-            spec=self._spec.canonical_bytes(),
+            spec=spec.canonical_bytes(),
             path=str(store.object(record.dataset.id)),
             sha256=record.dataset.sha256,
             directory=str(store.transmission_directory(record.id)),
-            origin=origin_of(self._held, self._spec)[0],
+            leg=leg,
+            origin=origin_of(self._held, spec)[0],
             **position,
         )
-        return _Coding(worker, self._recorder, job)
+        return _Coding(worker, self._recorder, job, self._may_run, after, restart)
 
     async def _finish_figures(self, worker: Worker) -> None:
         """Encode to the end for the figures' sake, if that was not done."""
-        if self._coding is None:
-            self._coding = self._code(worker, quiet=True)
-        elif not self._coding.task.done():
+        if self._coding is None or not self._coding.task.done():
             await self._drop_coding()
-            self._coding = self._code(worker, quiet=True)
+            self._coding = self._code(worker, self._recorder.record.leg_begun(), quiet=True)
         await asyncio.shield(self._coding.task)

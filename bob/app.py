@@ -175,6 +175,8 @@ async def draw_sample(held: Held, identifier: Identifier, wanted: Annotated[Samp
     The first sample of a transmission decodes it once more; the state is then kept for the next.
     """
     record = _verified(held, identifier)
+    if record.rollbacks:
+        raise ConflictError(f"the models of transmission {identifier} diverged: no one model coded all of it")
     spec = CodeSpec.from_fields(record.code.spec)
     origin, _ = origin_of(held, spec)
     async with held.pool.worker() as worker:

@@ -2,16 +2,25 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from shared.channel.errors import ChannelError, DigestMismatchError, PeerLostError, RefusedError, UnexpectedMessageError
-from shared.channel.messages import Accept, Ack, Code, Done, Hello, Message, Prepared, Refuse, Text
+from shared.channel.errors import (
+    BadFrameError,
+    ChannelError,
+    DigestMismatchError,
+    PeerLostError,
+    RefusedError,
+    UnexpectedMessageError,
+)
+from shared.channel.legs import safe_code
+from shared.channel.messages import Ack, Code, Data, Done, Hello, Message, Prepared, Refuse, Restart, Rollback, Text
 from shared.channel.states import Role
-from shared.code.errors import InputError
+from shared.code.errors import InputError, SpecError
 from shared.code.plugins import require
 from shared.code.size import source_module
 from shared.code.spec import CodeSpec
@@ -40,7 +49,7 @@ from shared.service.starts import Origin
 from shared.service.tokenizing import Octets, OctetTokenizer, write_octets
 from shared.service.transfer import Conversation, Recorder, clip, side_by_side
 from shared.service.uploads import tokenizer_path
-from shared.service.worker import DecodeJob, reset_peak_memory
+from shared.service.worker import DecodeJob, Output, reset_peak_memory
 
 DECODED_OCTETS: Final = "reconstruction.octets"
 """Among a transmission's files, what its ids stand for by their tokenizer."""
@@ -146,7 +155,7 @@ class Receiving:
     def _tidy(self, identifier: str) -> None:
         """Keep what tells of bits; the rest served to go on."""
         directory = self._held.store.transmission_directory(identifier)
-        for name in ("received", "reconstruction.partial", f"{DECODED_OCTETS}.partial"):
+        for name in ("received", "received.new", "reconstruction.partial", f"{DECODED_OCTETS}.partial"):
             (directory / name).unlink(missing_ok=True)
         remove_snapshots(directory)
 
@@ -237,6 +246,8 @@ class Receiving:
             raise MalformedRequestError("a transmission's id is 32 hexadecimal digits")
         spec = CodeSpec.parse(hello.spec)
         require(spec)
+        if hello.safe and (safe_code(hello.safe, spec).numerics, spec.numerics) != ("exact", "native"):
+            raise SpecError(f"{hello.safe} is no safe code for {spec.numerics} numerics")
         self._origin, assets = origin_of(held, spec)
         with contextlib.suppress(NotFoundError):
             known = held.registry.get(hello.transmission)
@@ -282,80 +293,153 @@ class Receiving:
         record = recorder.record
         directory = self._held.store.transmission_directory(hello.transmission)
         ours = runtime_fingerprint()
+        safe = safe_code(hello.safe, spec) if hello.safe else None
         record.notes += [note for note in warning(spec, ours, hello.runtime) if note not in record.notes]
         with _full_disk_told():
             log = await asyncio.to_thread(ReceivedLog, directory / "received")
         grown, syncing = asyncio.Event(), asyncio.get_running_loop().create_future()
         syncing.set_result(None)
+        recorder.leg(log.leg, safe, self._held.pool.sources)
         conversation.high_z_bytes = record.sent_z_bytes = max(record.sent_z_bytes, log.z_bytes)
+        came_bytes = log.z_bytes  # of z, counted as ACK does
+        rolled_back: Rollback | None = log.rollback
+        restarted = asyncio.Event()
 
         async def listen() -> None:
+            nonlocal came_bytes, rolled_back
             async for message in heard:
+                came_bytes += len(message.z) if isinstance(message, Data) else 0
                 if isinstance(message, Code):
                     self._compare(message, spec)
-                elif isinstance(message, Text):
+                    continue
+                if isinstance(message, Text):
                     self._announce(message, spec)
-                else:
-                    with _full_disk_told():
+                    continue
+                if rolled_back is not None and not isinstance(
+                    message, Restart
+                ):  # of the leg given up: counted and dropped (P-20)
+                    lost_bytes = len(message.z) if isinstance(message, Data) else 0
+                    rolled_back = dataclasses.replace(rolled_back, z_bytes=rolled_back.z_bytes + lost_bytes)
+                    continue
+                with _full_disk_told():
+                    if isinstance(message, Restart):
+                        await begin_leg(message)
+                    else:
                         log.append(message)
-                    record.sent_z_bytes = max(record.sent_z_bytes, log.z_bytes)
-                    grown.set()
-                    if not isinstance(message, Prepared):  # an ACK is for what follows it: before that there is none to say
-                        received.set()
+                record.sent_z_bytes = max(record.sent_z_bytes, log.z_bytes)
+                grown.set()
+                if not isinstance(message, Prepared):  # an ACK is for what follows it: before that there is none to say
+                    received.set()
             await asyncio.Event().wait()  # the conversation has ended in order; the decoder has not
+
+        async def begin_leg(restart: Restart) -> None:
+            """RESTART: the answer to a ROLLBACK, or the end of a leg that went as far as it should."""
+            nonlocal rolled_back
+            wrong = BadFrameError(f"RESTART at block {restart.block} with {restart.code or 'the first code'} has no place here")
+            if rolled_back is None:
+                if restart.code or restart.block != log.leg.end:
+                    raise wrong
+                log.append(restart)
+            else:
+                asked = (rolled_back.block, hello.safe, rolled_back.nll_units)
+                if (restart.block, restart.code, restart.nll_units) != asked:
+                    raise wrong
+                await quiet()
+                log.start_over(log.leg.rolled_back(rolled_back.block, rolled_back.nll_units, rolled_back.z_bytes, hello.safe))
+                rolled_back = None
+                restarted.set()
+            conversation.begin_leg()
+            recorder.leg(log.leg, safe, self._held.pool.sources)
+
+        async def quiet() -> None:
+            """Wait until nobody syncs the log; it may be replaced before the next await."""
+            while not syncing.done():
+                await asyncio.wait([syncing])
 
         async def tell() -> None:
             while True:
-                await worker.tell(received_bytes=log.size)
+                if worker.busy:
+                    await worker.tell(received_bytes=log.size)
                 await grown.wait()
                 grown.clear()
 
         async def acknowledge() -> None:
             nonlocal syncing
             loop = asyncio.get_running_loop()
-            durable, at = log.z_bytes, loop.time()
+            durable, at = came_bytes, loop.time()
             while True:
                 await received.wait()
-                while log.z_bytes - durable < _DURABLE_BYTES and (left := at + _DURABLE_SECONDS - loop.time()) > 0:
+                while came_bytes - durable < _DURABLE_BYTES and (left := at + _DURABLE_SECONDS - loop.time()) > 0:
                     received.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(left):
                             await received.wait()
                 received.clear()
-                z_bytes = log.z_bytes
+                z_bytes = came_bytes
                 syncing = asyncio.ensure_future(asyncio.to_thread(log.sync))
                 with _full_disk_told():
                     await asyncio.shield(syncing)
                 durable, at = z_bytes, loop.time()
-                await conversation.say(Ack(received_bytes=log.z_bytes, durable_bytes=durable))
+                if rolled_back is None:  # else nothing is to be acknowledged before RESTART
+                    await conversation.say(Ack(received_bytes=came_bytes, durable_bytes=durable))
 
-        async def pump() -> str:
-            sha256 = ""
-            async for output in worker.outputs():
-                if output.progress is not None:
-                    recorder.progress(output.progress)
-                sha256 = output.sha256 or sha256
-            return sha256
+        async def decode() -> str:
+            """Leg by leg, each a job."""
+            nonlocal rolled_back
+            while True:
+                if rolled_back is not None:
+                    await restarted.wait()
+                    restarted.clear()
+                await begin()
+                grown.set()
+                output = await pump()
+                if output.sha256:
+                    return output.sha256
+                if output.rollback is not None:
+                    rolled_back = dataclasses.replace(output.rollback, z_bytes=log.z_bytes)
+                    record.notes += [note for note in [str(output.result)] if note not in record.notes]
+                    await quiet()
+                    remove_snapshots(directory)
+                    with _full_disk_told():
+                        log.start_over(log.leg, rolled_back)
+                    await conversation.say(rolled_back)
+                else:
+                    await quiet()
+                    with _full_disk_told():
+                        log.drop_first()
 
-        received = asyncio.Event()
-        try:
+        async def begin() -> None:
+            leg = log.first
+            code = spec if safe is None or not leg.code else safe
             recorder.recoding()
             await worker.run(
                 DecodeJob(
-                    spec=spec.canonical_bytes(),
+                    spec=code.canonical_bytes(),
                     directory=str(directory),
-                    checks=log.checks,
-                    z_bytes=log.z_bytes,
+                    leg=leg,
+                    may_roll_back=safe is not None and not leg.code,
+                    checks=log.checks if leg == log.leg else 0,
+                    z_bytes=log.z_bytes if leg == log.leg else 0,
                     tokens=hello.tokens,
                     max_tokens=self._held.settings.max_tokens,
                     ours=ours,
                     theirs=hello.runtime,
-                    origin=self._origin,
+                    origin=None if leg.code else self._origin,
                 )
             )
-            await conversation.say(Accept(block=0, records=log.records, z_bytes=log.z_bytes, runtime=ours))
+
+        async def pump() -> Output:
+            async for output in worker.outputs():
+                if output.progress is not None:
+                    recorder.progress(output.progress)
+            return output
+
+        received = asyncio.Event()
+        try:
+            said = [log.leg.accept(records=log.records, z_bytes=log.z_bytes, runtime=ours), *filter(None, [rolled_back])]
+            await conversation.say(*said)
             recorder.running()
-            return await side_by_side(pump(), listen(), tell(), acknowledge())
+            return await side_by_side(decode(), listen(), tell(), acknowledge())
         finally:
             await asyncio.gather(syncing, return_exceptions=True)
             log.close()

@@ -69,7 +69,9 @@ def _of_machines(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 def _of_transmission(ours: dict[str, Any], result: dict[str, Any]) -> list[str]:
     detail = str((result.get("error") or {}).get("detail", ""))
-    found = _FINGERPRINTS.search(detail)
+    happened = "stopped" if detail else "diverged"  # and went on with the safe code: then a note tells of it
+    told = [detail] if detail else [str(note) for note in result.get("notes") or []]
+    detail, found = next(((text, match) for text in told if (match := _FINGERPRINTS.search(text))), ("", None))
     if found is None:
         return ["The transmission's error names no two runtimes: it did not stop because the models differ."]
     try:
@@ -78,7 +80,7 @@ def _of_transmission(ours: dict[str, Any], result: dict[str, Any]) -> list[str]:
         return ["The runtimes in the transmission's error cannot be read: run codelength doctor at both machines."]
     differing = [name for name in _MUST_BE_EQUAL if one.get(name) != other.get(name)]
     parts = _differences(one, other)
-    out = [f"It stopped here: {detail[: found.start()].strip()}."]
+    out = [f"It {happened} here: {detail[: found.start()].strip()}."]
     if differing:
         return [*out, f"The two ran different programs ({'; '.join(parts)}): install the same version at both."]
     if parts:

@@ -32,11 +32,13 @@ from harness.commands import (
     Tokenizer,
     Vocabulary,
     Wire,
+    bench_codes,
     changed,
     check_regime,
     chosen_code,
     chosen_presets,
     must_be_readable,
+    names_in,
     open_client,
     parse_channel,
     post,
@@ -65,7 +67,7 @@ app = typer.Typer(
 
 
 def _size(text: str) -> int:
-    """A number of bytes: 4096, 64K, 10M, 2G."""
+    """A number of bytes or tokens: 4096, 64K, 10M, 2G."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
         raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
@@ -80,10 +82,13 @@ Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This i
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
 MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
+MaxTraining = Annotated[
+    int, typer.Option(metavar="TOKENS", parser=_size, help="Refuse a code that trains on more before the data, replay counted.")
+]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Corpora = Annotated[list[Path] | None, typer.Option("--corpus", help="What the files start from; may be given several times.")]
-_MEMORY = "512M"
+_MEMORY, _TRAINING = "512M", "64M"
 _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
 
@@ -169,7 +174,10 @@ def compare(
     wire: Wire = None,
     plugin: Plugin = None,
 ) -> None:
-    """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
+    """Transmit FILE with every code, and sort by S_k.
+
+    gzip and xz stand beside them.
+    """
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
@@ -210,7 +218,10 @@ def bench(
     label: Annotated[str | None, typer.Option(help="The name of the results; the directory's if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure codes and other compressors over the files of a directory: sizes, speeds, memory; tables and a picture."""
+    """Measure codes and other compressors over a directory.
+
+    Sizes, speeds and memory; tables and a picture.
+    """
     from harness import bench as benching
     from harness import pareto
     from harness import peers as others
@@ -218,12 +229,12 @@ def bench(
     from harness.cluster import StartError
 
     die = partial(fail, as_json=as_json)
-    chosen, known = _bench_codes(codes, as_json=as_json), list(others.PEERS)
+    chosen, known = bench_codes(codes, as_json=as_json), list(others.PEERS)
     try:
         if config is not None:
             known += others.read(config)
         missing = [peer.name for peer in known if not peer.installed]
-        wanted = [peer.name for peer in known] if peers is None else _names(peers)
+        wanted = [peer.name for peer in known] if peers is None else names_in(peers)
         unknown = [name for name in wanted if name not in {peer.name for peer in known}]
         if unknown:
             die(USAGE, f"no peer is called {', '.join(unknown)}; there are {', '.join(peer.name for peer in known)}")
@@ -231,7 +242,7 @@ def bench(
         for name in missing:
             terminal.say(f"not installed: {name}")
         name = label or data.resolve().name
-        found = benching.files(data, None if files is None else _names(files))
+        found = benching.files(data, None if files is None else names_in(files))
         with benching.Bench(out / f"{name}.json", terminal.say) as run:
             run.run(found, chosen, rivals, rounds, again=again)
             results = run.document["results"]
@@ -249,33 +260,19 @@ def bench(
     emit_json(run.document) if as_json else terminal.emit(report)
 
 
-def _names(text: str) -> list[str]:
-    return [] if text == "-" else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _bench_codes(codes: str | None, *, as_json: bool) -> list[str]:
-    from harness.bench import VARIANTS
-    from shared.code.models import PRESETS
-    from shared.code.spec import NETWORKS
-
-    chosen = list(PRESETS) if codes is None else _names(codes)
-    for code in chosen:
-        name, _, variant = code.partition(":")
-        if name not in PRESETS:
-            fail(USAGE, f"no preset is called {name}; there are {', '.join(PRESETS)}", as_json=as_json, slug="unknown-code")
-        if variant and (variant not in VARIANTS or not isinstance(PRESETS[name].model, NETWORKS)):
-            fail(USAGE, f"{code}: only networks have variants, {', '.join(VARIANTS)}", as_json=as_json)
-    return chosen
-
-
 @app.command()
 def explain(
     text: Annotated[str, typer.Argument(help="The text to be sent; - for standard input.")],
     code: Code = "ngram",
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
-    """Show, token by token, the interval, the bits that become certain, and how Bob finds the token."""
+    """Show the coder at work, token by token.
+
+    The interval, the bits that become certain, and how Bob finds the token.
+    """
     data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
+    use_plugins(plugin, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     prepare()
     spec = spec_of(chosen, as_json=as_json)
@@ -348,13 +345,18 @@ def decompress(
         int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")
     ] = None,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
 ) -> None:
-    """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
+    """Decompress FILE.clz1 to FILE.
+
+    Every block is checked before it is written.
+    """
     from harness import filing
     from harness.files import Manners
+    from shared.service.limits import Limits
 
     del keep
     names = names or ["-"]
@@ -363,9 +365,8 @@ def decompress(
     use_plugins(plugin, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
-        work = partial(
-            filing.decompress, corpora=held, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet
-        )
+        limits = Limits(model_bytes=max_memory, training_tokens=max_training)
+        work = partial(filing.decompress, corpora=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
@@ -375,18 +376,21 @@ def verify(
     names: Names = None,
     quiet: Quiet = False,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
+    from shared.service.limits import Limits
 
     prepare()
     use_plugins(plugin, as_json=as_json)
     names = names or ["-"]
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
-        work = partial(filing.test, corpora=held, max_model_bytes=max_memory, quiet=quiet)
+        limits = Limits(model_bytes=max_memory, training_tokens=max_training)
+        work = partial(filing.test, corpora=held, limits=limits, quiet=quiet)
         results, status = filing.each(names, work, as_json=as_json)
     if not (as_json or quiet):
         for result in results:
@@ -417,7 +421,10 @@ def doctor(
         Path | None, typer.Option(help="The other machine's doctor --json, or transmit --json of what failed: advice.")
     ] = None,
 ) -> None:
-    """Does this machine compute f exactly? Recompute the golden vectors, and print what computed them."""
+    """Tell whether this machine computes f exactly.
+
+    Recompute the golden vectors, and print what computed them.
+    """
     from harness import advice, examination
 
     theirs = None
@@ -543,7 +550,7 @@ def serve(
     service: Annotated[str, typer.Argument(help="alice, bob, wire or console")],
     plugin: Plugin = None,
 ) -> None:
-    """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
+    """Run one service in the foreground. CODELENGTH_* variables configure it (docs/operations.md)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")

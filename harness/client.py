@@ -221,7 +221,7 @@ class Client:
         wire["final"] = bool(sent["wire"]["final"] and received is not None and received["wire"]["final"])
         if sent["state"] == "verified":  # what crossed more than once; null where both services died before they had counted
             one = wire["alice_to_bob"]
-            again = max(0, one["z_bytes"] - -(-sent["z_bits"] // 8))
+            again = max(0, one["z_bytes"] - -(-sent["z_bits"] // 8) - sent["abandoned_bytes"])
             one["retransmitted_bytes"] = again if all(connection.counted for connection in connections) else None
             if wire["final"] and quarrels:
                 raise LedgerError("; ".join(quarrels))
@@ -239,6 +239,8 @@ class Client:
             "f_bits": sent["f_bits"],
             "nll_bits": sent["nll_bits"],
             "z_bits": sent["z_bits"],
+            "rollbacks": sent["rollbacks"],
+            "abandoned_bytes": sent["abandoned_bytes"],
             **{name: sent[name] for name in figures},
             "wire": wire,
             "seconds": {

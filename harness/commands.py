@@ -206,6 +206,27 @@ def _known(codes: str, known: list[str], *, as_json: bool) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def names_in(text: str) -> list[str]:
+    """Names separated by commas; none for -."""
+    return [] if text == "-" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def bench_codes(codes: str | None, *, as_json: bool) -> list[str]:
+    """The codes that `bench` is to measure, with their variants; ends the command where one is none."""
+    from harness.bench import VARIANTS
+    from shared.code.models import PRESETS
+    from shared.code.spec import NETWORKS
+
+    chosen = list(PRESETS) if codes is None else names_in(codes)
+    for code in chosen:
+        name, _, variant = code.partition(":")
+        if name not in PRESETS:
+            fail(USAGE, f"no preset is called {name}; there are {', '.join(PRESETS)}", as_json=as_json, slug="unknown-code")
+        if variant and (variant not in VARIANTS or not isinstance(PRESETS[name].model, NETWORKS)):
+            fail(USAGE, f"{code}: only networks have variants, {', '.join(VARIANTS)}", as_json=as_json)
+    return chosen
+
+
 def presets_of(*codes: str | dict[str, Any]) -> str | None:
     """What private services are to have loaded for these codes, as `warm`: None, all, where Alice is to choose among all."""
     return None if "auto" in codes else ",".join(code for code in codes if isinstance(code, str))

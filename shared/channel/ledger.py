@@ -164,7 +164,8 @@ class Measure:
     """The code length of one transmission and its yardsticks. Rates are None where they are undefined (n = 0 or m = 1).
 
     f_bits: |f|. tokens: n. vocabulary_size: m. nll_bits: Σ −log2 p. dataset_bytes: of D, in canonical form, or of the octets
-    that its tokens stand for by a tokenizer.
+    that its tokens stand for by a tokenizer. abandoned_bits: of z that crossed and gave Bob nothing, because the models had
+    diverged: they are part of what D cost.
     """
 
     f_bits: int
@@ -172,6 +173,12 @@ class Measure:
     vocabulary_size: int
     nll_bits: float
     dataset_bytes: int
+    abandoned_bits: int = 0
+
+    @property
+    def code_bits(self) -> float:
+        """Σ −log2 p, and what was given up."""
+        return self.nll_bits + self.abandoned_bits
 
     @property
     def uniform_bits(self) -> float:
@@ -185,8 +192,8 @@ class Measure:
 
     @property
     def sk_bits(self) -> float:
-        """S_k = |f| + Σ −log2 p^(k)(x_t | x_<t)."""
-        return self.f_bits + self.nll_bits
+        """S_k = |f| + Σ −log2 p^(k)(x_t | x_<t), and what was given up."""
+        return self.f_bits + self.code_bits
 
     @property
     def compression_rate(self) -> float | None:
@@ -196,17 +203,17 @@ class Measure:
     @property
     def compression_rate_net_of_f(self) -> float | None:
         """1 − Σ −log2 p / (n log2 m): r_k if both held f already."""
-        return 1 - self.nll_bits / self.uniform_bits if self.uniform_bits else None
+        return 1 - self.code_bits / self.uniform_bits if self.uniform_bits else None
 
     @property
     def bits_per_token(self) -> float | None:
         """Σ −log2 p / n."""
-        return self.nll_bits / self.tokens if self.tokens else None
+        return self.code_bits / self.tokens if self.tokens else None
 
     @property
     def bits_per_byte(self) -> float | None:
         """Σ −log2 p per byte of D."""
-        return self.nll_bits / self.dataset_bytes if self.dataset_bytes else None
+        return self.code_bits / self.dataset_bytes if self.dataset_bytes else None
 
     def as_dict(self) -> dict[str, float | None]:
         """The derived figures, by the names that every interface uses."""

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from shared.channel.errors import BadFrameError, LimitError, LocalProtocolError, UnknownMessageError, VersionError
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the protocol between two services. Files keep version 1: what they hold of a conversation has not changed since."""
 FILE_VERSION: Final = 1
-SUBPROTOCOL: Final = "codelength.2"
+SUBPROTOCOL: Final = "codelength.3"
 CHANNEL_PATH: Final = "/channel"
 MAX_DATA_BYTES: Final = 1 << 16
 MAX_SPEC_BYTES: Final = 1 << 16
@@ -133,8 +133,9 @@ def _optional(kind: _Kind) -> _Kind:
     return _Kind(lambda value: b"\0" if value is None else b"\1" + kind.write(value), read, 1 + kind.size)
 
 
-def _is(kind: _Kind, since: int = 1) -> Any:
-    return field(metadata={"kind": kind, "since": since})
+def _is(kind: _Kind, since: int = 1, absent: Any = dataclasses.MISSING) -> Any:
+    """A field; absent: its value where nothing is said of it, and where the version is older than the field."""
+    return field(default=absent, metadata={"kind": kind, "since": since})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +148,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello(Message):
-    """Alice offers a transmission. `tokens` is n if known; `runtime` describes what computes f at her side."""
+    """Alice offers a transmission. `tokens` is n if known; `runtime` describes what computes f at her side.
+
+    safe: the preset to go on with where the models diverge (P-20), empty where that ends the transmission.
+    """
 
     number: ClassVar = 1
-    summary: ClassVar = "Alice offers: version, transmission, spec, n if known, media type, name, preset, runtime"
+    summary: ClassVar = "Alice offers: version, transmission, spec, n if known, media type, name, preset, runtime, safe preset"
     transmission: str = _is(_text(64))
     spec: bytes = _is(_octets(MAX_SPEC_BYTES))
     tokens: int | None = _is(_optional(_INTEGER))
@@ -158,22 +162,28 @@ class Hello(Message):
     name: str = _is(_text(255))
     code: str = _is(_text(64))
     runtime: str = _is(_text())
+    safe: str = _is(_text(64), since=3, absent="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accept(Message):
     """Bob is ready, and this is what he holds durably: Alice goes on after it (P-15).
 
-    block: where the present code begins, 0 or the block of the last RESTART. records: BLOCK and CHECK of that code. z_bytes:
-    of its z.
+    block: where the present leg begins, 0 or the block of the last RESTART. records: BLOCK and CHECK of that leg. z_bytes:
+    of its z. The rest as `Leg` has it.
     """
 
     number: ClassVar = 2
-    summary: ClassVar = "Bob is ready and holds: first block of the present code, its BLOCK and CHECK, bytes of its z; runtime"
+    summary: ClassVar = "Bob is ready and holds: first block of the leg, its BLOCK and CHECK, bytes of its z; runtime; the leg"
     block: int = _is(_INTEGER)
-    records: int = _is(_INTEGER, since=2)
-    z_bytes: int = _is(_INTEGER, since=2)
+    records: int = _is(_INTEGER, since=2, absent=0)
+    z_bytes: int = _is(_INTEGER, since=2, absent=0)
     runtime: str = _is(_text())
+    code: str = _is(_text(64), since=3, absent="")
+    rollbacks: int = _is(_INTEGER, since=3, absent=0)
+    nll_units: int = _is(_INTEGER, since=3, absent=0)
+    coded_bytes: int = _is(_INTEGER, since=3, absent=0)
+    abandoned_bytes: int = _is(_INTEGER, since=3, absent=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,21 +287,30 @@ class Error(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollback(Message):
-    """Bob goes back to the start of a block that both agreed on."""
+    """The models have diverged: Bob goes back to the start of a block, all before it being agreed (P-20).
+
+    nll_units: Σ −log2 p of all tokens before it, in units of 2^-24 bit. z_bytes: of the leg that he gives up, as he has it.
+    """
 
     number: ClassVar = 13
-    summary: ClassVar = "Bob goes back to the start of this block"
+    summary: ClassVar = "Bob goes back to the start of this block; cost of the tokens before it; bytes of the leg's z he had"
     block: int = _is(_INTEGER)
+    nll_units: int = _is(_INTEGER, since=3, absent=0)
+    z_bytes: int = _is(_INTEGER, since=3, absent=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restart(Message):
-    """Alice starts again from that block, with the preset `code`."""
+    """A leg begins: Alice starts again from that block, with the preset `code`, empty for HELLO's spec.
+
+    nll_units: as in ROLLBACK.
+    """
 
     number: ClassVar = 14
-    summary: ClassVar = "Alice starts again from this block, with this preset"
+    summary: ClassVar = "Alice starts again from this block, with this preset, or HELLO's spec; cost of the tokens before it"
     block: int = _is(_INTEGER)
     code: str = _is(_text(64))
+    nll_units: int = _is(_INTEGER, since=3, absent=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +333,7 @@ class Seal(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text(Message):
-    """The octets that D's tokens stand for: how many, and their SHA-256 (P-20)."""
+    """The octets that D's tokens stand for: how many, and their SHA-256 (P-22)."""
 
     number: ClassVar = 17
     summary: ClassVar = "the octets that D's tokens stand for: their number, SHA-256"
@@ -350,7 +369,7 @@ def decode(number: int, body: bytes, version: int = VERSION) -> Message:
     reader = Reader(body)
     if cls is Hello and (theirs := reader.integer()) != version:
         raise VersionError(theirs, version)
-    values = {name: kind.read(reader) if since <= version else 0 for name, kind, since in _KINDS[cls]}
+    values = {name: kind.read(reader) for name, kind, since in _KINDS[cls] if since <= version}
     reader.end()
     return cls(**values)
 

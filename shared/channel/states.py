@@ -66,9 +66,12 @@ _ROWS: tuple[tuple[State, Role, tuple[type[Message], ...], State], ...] = (
     (State.STREAMING, _B, (Ack,), State.STREAMING),
     (State.ENDED, _B, (Ack,), State.ENDED),
     (State.ENDED, _B, (Done,), State.CLOSED),
+    (State.ACCEPTED, _A, (Restart,), State.STREAMING),
+    (State.STREAMING, _A, (Restart,), State.STREAMING),
+    (State.ACCEPTED, _B, (Rollback,), State.RESTARTING),
     (State.STREAMING, _B, (Rollback,), State.RESTARTING),
     (State.ENDED, _B, (Rollback,), State.RESTARTING),
-    (State.RESTARTING, _A, (Block, Data, Check, End), State.RESTARTING),
+    (State.RESTARTING, _A, (Code, Text, Prepared, Block, Data, Check, End), State.RESTARTING),
     (State.RESTARTING, _A, (Restart,), State.STREAMING),
 )
 

@@ -17,6 +17,7 @@ from shared.service.app import PROBLEMS, Held, Services
 from shared.service.auth import require_token
 from shared.service.coding import read_blocks
 from shared.service.errors import ConflictError, NotFoundError, TooLargeError
+from shared.service.limits import training_tokens
 from shared.service.records import Corpus, Tokenizer
 from shared.service.starts import Origin
 from shared.service.store import A
@@ -42,13 +43,17 @@ class TokenizerList(BaseModel):
 def origin_of(held: Services, spec: CodeSpec) -> tuple[Origin | None, int]:
     """Where a spec starts from at this service, None for p^(0), and what |f| is charged for all its assets, in bits.
 
-    Raises `CorpusError` or `TokenizerError` where one is not held, or is of another vocabulary.
+    Raises `CorpusError` or `TokenizerError` where one is not held, or is of another vocabulary, and `TooLargeError` where it
+    would be trained on for longer than is allowed.
     """
     origin, charged = None, 0
     if spec.tokenizer is not None:
         charged += _tokenizer_bits(held, spec.tokenizer, spec.vocabulary_size)
     if spec.start is None:
         return origin, charged
+    tokens, most = training_tokens(spec), held.settings.max_training_tokens
+    if tokens > most:
+        raise TooLargeError(f"training on {tokens} tokens before the data", most, "CODELENGTH_MAX_TRAINING_TOKENS")
     sha256 = spec.start.corpus
     try:
         corpus = held.store.asset(Corpus, sha256)

@@ -12,8 +12,17 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Final
 
-from shared.channel.errors import BadFrameError, DigestMismatchError, DivergedError, LimitError, StartMismatchError
-from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message, Prepared
+from shared.channel.errors import (
+    BadFrameError,
+    ChannelError,
+    DigestMismatchError,
+    DivergedError,
+    LimitError,
+    RemoteProtocolError,
+    StartMismatchError,
+)
+from shared.channel.legs import Leg
+from shared.channel.messages import MAX_DATA_BYTES, Block, Check, Data, End, Message, Prepared, Restart
 from shared.channel.protocol import WINDOW_BYTES
 from shared.code import codec
 from shared.code.arithmetic import BYTES_PER_DECISION
@@ -29,6 +38,7 @@ LATENCY_SECONDS: Final = 1.0
 DIGEST_EVERY_BLOCKS: Final = 16
 MAX_WAITING_BLOCKS: Final = 1 << 16
 MAX_UNREAD_BYTES: Final = 1 << 20
+_WHOLE: Final = Leg()
 _REGISTER_BYTES: Final = 16  # more than a decoder's register, and what an encoder may hold back
 
 
@@ -47,6 +57,7 @@ class TransmissionEncoder:
     blocks: the dataset in blocks of `spec.block_tokens`, the last one possibly shorter; one is read ahead. sha256: D's identity,
     64 hexadecimal digits, where it is known beforehand, and then checked while the data passes. data_bytes: of one DATA.
     held: PREPARED, BLOCK and CHECK, and bytes of z, that Bob has already; they are made, and not given out (P-15).
+    leg: what is coded here, if it is not all of D: `blocks` begin with its first, and digest is of the data before (P-20).
     """
 
     def __init__(
@@ -58,9 +69,12 @@ class TransmissionEncoder:
         data_bytes: int = DATA_BYTES,
         held: tuple[int, int] = (0, 0),
         predictor: Predictor | None = None,
+        leg: Leg = _WHOLE,
+        digest: Digest | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoder = Encoder(spec, predictor)
+        self.encoder.position = leg.block * spec.block_tokens
         self.seconds = 0.0
         """Time spent reading and coding."""
         self.sha256 = ""
@@ -68,9 +82,9 @@ class TransmissionEncoder:
         self.between_blocks = True
         """Whether `snapshot` may be asked: a block has ended, and it was not the last."""
         self._blocks = blocks
-        self._digest = dataset_digest(spec.vocabulary)
-        self._first_block = 0
-        self._index = 0  # blocks ended
+        self._leg = leg
+        self._digest = digest or dataset_digest(spec.vocabulary)
+        self._first_block = self._index = leg.block  # blocks ended
         self._held_records, self._held_bytes = held
         self._records = 0  # PREPARED, BLOCK and CHECK made
         self._passed_bytes = 0  # of z, given out or held by Bob
@@ -85,13 +99,15 @@ class TransmissionEncoder:
         self._lookahead_bytes = self.encoder.max_decisions * BYTES_PER_DECISION + _REGISTER_BYTES
 
     def messages(self) -> Iterator[Message | None]:
-        """All messages from the first block to END; None after every segment, for the caller to do something else.
+        """All messages from the first block to END, or to RESTART where the leg ends before D does.
+
+        None after every segment, for the caller to do something else.
 
         Raises `DigestMismatchError` if the blocks are not the dataset announced, `SpecError` if its blocks are so short, and so
         predictable, that Bob would refuse to keep as many waiting for their code.
         """
         spec, encoder, digest = self.encoder.spec, self.encoder, self._digest
-        if spec.start is not None and encoder.position == 0:
+        if spec.start is not None and not self._index and not self._leg.rollbacks:
             yield from self._record(Prepared(digest=encoder.model_digest()))
         started = self._clock()
         for index, (block, last) in enumerate(_with_last(self._blocks), self._first_block):
@@ -105,8 +121,9 @@ class TransmissionEncoder:
                 yield from self._flush(final=False)
                 yield None
                 started = self._clock()
-            with_digest = last or index % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1
-            if last:
+            ends = last or index + 1 == self._leg.end
+            with_digest = ends or index % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1
+            if ends:
                 encoder.finish()
                 self._drain(index)
             if with_digest:
@@ -114,6 +131,10 @@ class TransmissionEncoder:
             check = encoder.check(with_digest=with_digest)
             yield from self._record(Check(position=check.position, crc=check.crc, digest=check.digest))
             self._index = index + 1
+            if ends and not last:
+                self.seconds += self._clock() - started
+                yield Restart(block=self._index, code="", nll_units=self._leg.nll_units + encoder.nll_units)
+                return
             if not last:
                 self.between_blocks = True
                 self.seconds += self._clock() - started
@@ -123,7 +144,8 @@ class TransmissionEncoder:
         self.sha256 = digest.hexdigest()
         if self._expected not in (None, self.sha256):
             raise DigestMismatchError(self._expected, self.sha256)
-        if self._held_records > self._records or self._held_bytes > self._passed_bytes:
+        # Native numerics may have made other z before Alice was started again: then it is for Bob to find that out.
+        if spec.numerics == "exact" and (self._held_records > self._records or self._held_bytes > self._passed_bytes):
             raise BadFrameError("ACCEPT tells of more than the transmission has")
         yield End(tokens=encoder.position, sha256=bytes.fromhex(self.sha256), z_bits=encoder.z_bits)
 
@@ -190,7 +212,8 @@ class TransmissionDecoder:
 
     Give every message to `take`, then run through `blocks`. The block that follows a CHECK has the spec's length unless the next
     message is a BLOCK (P-13). tokens: n, if it was announced. max_tokens: the most that are accepted. `ours` and `theirs`: the
-    runtimes' fingerprints, for the error where the sides differ.
+    runtimes' fingerprints, for the error where the sides differ. leg: what is decoded here, if it is not all of D; digest: of the
+    data before it (P-20).
     """
 
     def __init__(
@@ -202,9 +225,12 @@ class TransmissionDecoder:
         ours: str = "",
         theirs: str = "",
         predictor: Predictor | None = None,
+        leg: Leg = _WHOLE,
+        digest: Digest | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.decoder = Decoder(spec, predictor)
+        self.decoder.position = leg.block * spec.block_tokens
         self.seconds = 0.0
         """Time spent decoding."""
         self.finished = False
@@ -215,27 +241,29 @@ class TransmissionDecoder:
         self._max_tokens = max_tokens
         self._fingerprints = ours, theirs
         self._clock = clock
-        self._digest = dataset_digest(spec.vocabulary)
+        self._leg = leg
+        self._digest = digest or dataset_digest(spec.vocabulary)
         self._lengths: deque[int] = deque()
         self._checks: deque[Check] = deque()
-        self._announced = 0  # blocks whose length is known
+        self._announced = leg.block  # blocks whose length is known
         self._length_known = False  # whether the block that messages now belong to is one of these
-        self._announced_tokens = 0
+        self._announced_tokens = self.decoder.position
         self._end: End | None = None
         self._z_bytes = 0
         self._last_byte = 0
         self._starved = False  # whether decoding has stopped for want of z, and none has come since
-        self._agreed = 0  # tokens before the last check that held
-        self._proven = spec.start is None  # whether both sides' models are known to be one before the first token (P-18)
-        self._blocks = 0  # delivered
+        self._agreed = self.decoder.position  # tokens before the last check that held
+        self._agreed_units = 0  # and what they cost
+        self._proven = spec.start is None or leg.rollbacks > 0  # whether both models are one before the first token (P-18)
+        self._blocks = leg.block  # delivered
         self._fed_bytes = 0  # of z, given to the decoder
-        self._checks_taken = 0
+        self._checks_taken = leg.block
         self._restored_blocks = 0
 
     def take(self, message: Message) -> None:
         """Accept BLOCK, DATA, CHECK or END. Raises a `RemoteProtocolError` where they contradict each other."""
         spec = self.decoder.spec
-        if not (self._proven or self.decoder.position or isinstance(message, Prepared)):
+        if not (self._proven or self._restored_blocks or isinstance(message, Prepared)):
             raise BadFrameError(f"{type(message).__name__.upper()} comes before PREPARED")
         match message:
             case Prepared(digest=theirs):
@@ -256,7 +284,9 @@ class TransmissionDecoder:
                     return  # the snapshot has it
                 z = z[len(z) - (self._z_bytes - self._fed_bytes) :]
                 if self.decoder.unread_bytes > MAX_UNREAD_BYTES:
-                    raise LimitError("bytes of z ahead of their block", self.decoder.unread_bytes, MAX_UNREAD_BYTES)
+                    raise self._natively(
+                        LimitError("bytes of z ahead of their block", self.decoder.unread_bytes, MAX_UNREAD_BYTES)
+                    )
                 self.decoder.feed(z)
                 self._fed_bytes += len(z)
                 self._starved = False
@@ -271,9 +301,9 @@ class TransmissionDecoder:
             case End():
                 unused = 8 * self._z_bytes - message.z_bits
                 if not 0 <= unused < 8:
-                    raise BadFrameError(f"END says {message.z_bits} bits, {self._z_bytes} bytes have come")
+                    raise self._natively(BadFrameError(f"END says {message.z_bits} bits, {self._z_bytes} bytes have come"))
                 if self._last_byte & ((1 << unused) - 1):
-                    raise BadFrameError("the unused bits of z's last byte are not zero")
+                    raise self._natively(BadFrameError("the unused bits of z's last byte are not zero"))
                 self._end = message
                 self.decoder.close(message.z_bits)
                 self._starved = False
@@ -309,6 +339,40 @@ class TransmissionDecoder:
         if self._end is not None and not self.finished:
             self._finish(self._end)
 
+    def _natively(self, error: RemoteProtocolError) -> ChannelError:
+        """What contradicts z is the peer's fault where f is exact; else the two models may have made different z."""
+        if self.decoder.spec.numerics == "exact":
+            return error
+        return DivergedError(self._agreed, max(self._agreed + 1, self._announced_tokens), *self._fingerprints)
+
+    def end_leg(self, restart: Restart) -> Iterator[tuple[Tokens, Tokens] | None]:
+        """The leg is over and all of its z has come: the blocks that are left, as `blocks` gives them.
+
+        Raises also `BadFrameError` where the leg does not end there.
+        """
+        self.decoder.close(8 * self._z_bytes)
+        self._starved = False
+        yield from self.blocks()
+        open_ended = self._length_known or self._lengths or self._checks or self.decoder.in_block
+        if (
+            open_ended
+            or (self._blocks, self.agreed_units) != (restart.block, restart.nll_units)
+            or restart.block != self._leg.end
+        ):
+            raise BadFrameError(f"RESTART at block {restart.block} comes before the leg's end")
+
+    @property
+    def agreed_units(self) -> int:
+        """Σ −log2 p of all tokens before the last check that held, in units of 2^-24 bit, from D's beginning."""
+        return self._leg.nll_units + self._agreed_units
+
+    @property
+    def rollback_block(self) -> int | None:
+        """The block to go back to after a divergence; None where there is no way back: a safe code, or blocks of odd lengths."""
+        spec = self.decoder.spec
+        whole = self._agreed == self._blocks * spec.block_tokens
+        return self._blocks if whole and spec.numerics == "native" else None
+
     def _compare(self, theirs: bytes) -> None:
         ours, start = self.decoder.model_digest(), self.decoder.spec.start
         assert start is not None
@@ -324,7 +388,7 @@ class TransmissionDecoder:
         ours: codec.Check = self.decoder.check(with_digest=theirs.digest is not None)
         if (ours.position, ours.crc, ours.digest) != (theirs.position, theirs.crc, theirs.digest):
             raise DivergedError(self._agreed, max(ours.position, theirs.position), *self._fingerprints)
-        self._agreed = ours.position
+        self._agreed, self._agreed_units = ours.position, self.decoder.nll_units
         tokens, costs = self.decoder.take_block()
         self._digest.update(from_tokens(tokens, self.decoder.spec.vocabulary))
         self._blocks += 1
@@ -348,6 +412,7 @@ class TransmissionDecoder:
         self.decoder.restore(snapshot.state)
         self._blocks = self._restored_blocks = snapshot.head["blocks"]
         self._agreed, self._fed_bytes = snapshot.head["tokens"], snapshot.head["z_bytes"]
+        self._agreed_units = self.decoder.nll_units
         self._digest = digest
 
     def _open_block(self) -> None:

@@ -127,7 +127,8 @@ def warning(spec: CodeSpec, ours: str, theirs: str) -> list[str]:
         for name in sorted({*one, *other})
         if one.get(name) != other.get(name)
     ]
-    return [f"native numerics on runtimes that differ ({'; '.join(parts)}): the models may diverge, a CHECK would then stop it"]
+    differ = f"native numerics on runtimes that differ ({'; '.join(parts)})"
+    return [f"{differ}: the models may diverge; a CHECK would tell, and a safe code go on"]
 
 
 def _fields(text: str) -> dict[str, object]:

@@ -1,5 +1,8 @@
 """What Bob has received of a transmission, and the truth about it: its records as they came, from PREPARED to END, in one file.
 
+After a divergence the file begins anew (P-20): with an ACCEPT that holds the present leg, a ROLLBACK if Alice has not answered
+it, and the leg's records. What was agreed before lies in the files beside it. A RESTART among the records begins a leg, too.
+
     frame, frame, …      frame: bytes of records (4) | CRC-32 over them (4) | records as the channel has them
 
 Everything else that Bob keeps follows from this file: f is exact, so decoding it again gives the same. What the system did not
@@ -14,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from shared.channel.messages import Check, Data, End, Message, Parser, encode
+from shared.channel.legs import Leg
+from shared.channel.messages import Accept, Check, Data, End, Message, Parser, Restart, Rollback, encode
 from shared.code.errors import StateError
 
 _FRAME: Final = struct.Struct("<II")
@@ -24,16 +28,29 @@ _MAX_FRAME_BYTES: Final = 1 << 18
 class ReceivedLog:
     """The file, open for writing. Raises `OSError` where the disk refuses; what was appended before stays.
 
-    records: PREPARED, BLOCK and CHECK held. checks: CHECK among them. z_bytes: of z held. size: bytes of the file that are
-    whole frames.
+    first, leg: the leg that the file begins with, and the present one. records: PREPARED, BLOCK and CHECK held of the latter.
+    checks: CHECK among them. z_bytes: of its z. rollback: what Alice has not answered yet. size: bytes of the file that are whole
+    frames.
     """
 
+    leg: Leg
+    rollback: Rollback | None
+    records: int
+    checks: int
+    z_bytes: int
+
     def __init__(self, path: Path) -> None:
-        self.records = self.checks = self.z_bytes = self.size = 0
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        self._open(alive=False)
+
+    def _open(self, *, alive: bool) -> None:
+        self.size = self._leg_starts = 0
+        self._begin(Leg())
+        self.first = self.leg
+        self._file: IO[bytes] = self._path.open("r+b" if self._path.exists() else "w+b", buffering=0)
         for end, messages in _frames(self._file):
-            if isinstance(messages[0], End):
+            if isinstance(messages[0], End) and not alive:
                 break
             self._count(messages, end)
         self._file.truncate(self.size)
@@ -42,13 +59,34 @@ class ReceivedLog:
 
     def append(self, *messages: Message) -> None:
         """Write messages, END alone. They are durable after the next `sync`."""
-        records = b"".join(encode(message) for message in messages)
-        data = memoryview(_FRAME.pack(len(records), zlib.crc32(records)) + records)
+        data = memoryview(_framed(*messages))
         end = self.size + len(data)
         self._file.seek(self.size)  # over what an earlier try may have left
         while data:
             data = data[self._file.write(data) :]
         self._count(messages, end)
+
+    def start_over(self, leg: Leg, rollback: Rollback | None = None) -> None:
+        """Begin the file anew, durably: with a leg whose records are all to come, or which has come to this end."""
+        self._replace(leg, b"" if rollback is None else _framed(rollback))
+
+    def drop_first(self) -> None:
+        """Begin the file anew, durably, with the present leg: those before it are decoded."""
+        self._file.seek(self._leg_starts)
+        self._replace(self.leg, self._file.read(self.size - self._leg_starts))
+
+    def _replace(self, leg: Leg, records: bytes) -> None:
+        new = self._path.with_suffix(".new")
+        with new.open("wb") as file:
+            file.write(_framed(leg.accept(records=0, z_bytes=0, runtime="")) + records)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+        self._file.close()
+        self._open(alive=True)
 
     def sync(self) -> None:
         """Make all that was appended durable. May be called in another thread."""
@@ -60,12 +98,32 @@ class ReceivedLog:
 
     def _count(self, messages: tuple[Message, ...], end: int) -> None:
         for message in messages:
-            if isinstance(message, Data):
-                self.z_bytes += len(message.z)
-            elif not isinstance(message, End):
-                self.records += 1
-                self.checks += isinstance(message, Check)
+            match message:
+                case Data(z=z):
+                    self.z_bytes += len(z)
+                case Accept():
+                    self.first = Leg.of(message)
+                    self._begin(self.first)
+                case Rollback():
+                    self.rollback = message
+                case Restart():
+                    self._begin(self.leg.ended(message.block, message.nll_units, self.z_bytes))
+                    self._leg_starts = end
+                case End():
+                    pass
+                case _:
+                    self.records += 1
+                    self.checks += isinstance(message, Check)
         self.size = end
+
+    def _begin(self, leg: Leg) -> None:
+        self.leg, self.rollback = leg, None
+        self.records = self.checks = self.z_bytes = 0
+
+
+def _framed(*messages: Message) -> bytes:
+    records = b"".join(encode(message) for message in messages)
+    return _FRAME.pack(len(records), zlib.crc32(records)) + records
 
 
 class ReceivedReader:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from shared.channel.ledger import DirectionLedger, Measure
+from shared.channel.legs import Leg
 from shared.code.models import PRESETS, preset
 from shared.code.plugins import PLUGINS, require
 from shared.code.size import FBits, archive, compress, source_module
@@ -103,6 +104,12 @@ class FBitsRecord(BaseModel):
         """The record of a measured |f|."""
         return cls(spec=bits.spec, source=bits.source, assets=bits.assets, total=bits.total)
 
+    def plus(self, bits: FBits) -> "FBitsRecord":
+        """With another code's |f| on top: in full, although both share sources."""
+        return FBitsRecord.of(
+            FBits(spec=self.spec + bits.spec, source=self.source + bits.source, assets=self.assets + bits.assets)
+        )
+
 
 class Reconstruction(BaseModel):
     """What Bob holds, and whether it is D."""
@@ -121,13 +128,15 @@ class Transmission(BaseModel):
     notes: what somebody should know who trusts the result, in sentences. choice: where the code is `auto`, what each
     candidate made of D's first part: `code`, `tokens`, `nll_bits`, `seconds`, and `sk_bits`, S_k if all of D went so, null where
     time ran out. auto_seconds: the time for that.
+    rollbacks: how often native models diverged and D went on in another leg. abandoned_bytes: z that crossed and was given up for
+    that; S_k and the rates count it, `nll_bits` and `z_bits` do not. leg: the present leg, where it is not the first.
     """
 
     id: str
     state: State = "queued"
     queue_position: int | None = None
     resuming: bool = False
-    sent_z_bytes: int = Field(default=0, description="how far z was ever sent, or received")
+    sent_z_bytes: int = Field(default=0, description="how far the leg's z was ever sent, or received")
     dataset: Dataset
     code: CodeReference
     regime: Literal["online", "frozen"] = "online"
@@ -139,6 +148,9 @@ class Transmission(BaseModel):
     f_bits: FBitsRecord
     nll_bits: float = 0.0
     z_bits: int = 0
+    rollbacks: int = 0
+    abandoned_bytes: int = 0
+    leg: dict[str, int | str] | None = None
     s0_bits: float | None = None
     sk_bits: float | None = None
     compression_rate: float | None = None
@@ -160,6 +172,10 @@ class Transmission(BaseModel):
         """Whether neither state nor ledger will change any more."""
         return self.state in FINAL_STATES and not self.resuming and bool(self.wire["final"])
 
+    def leg_begun(self) -> Leg:
+        """The present leg."""
+        return Leg(**self.leg) if self.leg else Leg()  # type: ignore[arg-type]
+
     def measure(self) -> None:
         """Fill in the derived figures, over the tokens coded so far; octets of a tokenizer in proportion until all are."""
         dataset, tokens = self.dataset, self.tokens_done
@@ -171,6 +187,7 @@ class Transmission(BaseModel):
             tokens=tokens,
             vocabulary_size=dataset.vocabulary_size,
             nll_bits=self.nll_bits,
+            abandoned_bits=8 * self.abandoned_bytes,
             dataset_bytes=size,
         )
         for name, value in figures.as_dict().items():

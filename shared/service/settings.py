@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     max_tokens: int = Field(default=1 << 30, ge=1)
     max_model_bytes: int = Field(default=2 << 30, ge=1)
+    max_training_tokens: int = Field(
+        default=1 << 30, ge=0, description="that a code may train on before D: steps, segment and passes of replay together"
+    )
     max_concurrent: int = Field(default=2, ge=1, description="transmissions coded at once; one worker process each")
     max_queued: int = Field(default=64, ge=1)
     max_connections_per_peer: int = Field(default=64, ge=1, description="channels that one address may hold open at Bob's")

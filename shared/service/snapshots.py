@@ -2,9 +2,10 @@
 
     magic (8) | key (32) | size of the head (4) | head, JSON | state | BLAKE2b over all before (32)
 
-The key names f, by the spec's and the sources' digests, and the direction. A snapshot of another f, a damaged one, or one that
-is ahead of what the peer holds is passed over: coding again from an older one, or from the start, gives the same. That is why
-they are not synced to the disk either. The machine is no part of the key: f is exact.
+The key names f, by the spec's and the sources' digests, the direction, and the block with which a later leg begins. A
+snapshot of another f, a damaged one, or one that is ahead of what the peer holds is passed over: coding again from an older
+one, or from the start, gives the same. That is why they are not synced to the disk either. The machine is no part of the key:
+f is exact.
 """
 
 import contextlib
@@ -44,11 +45,17 @@ class StoredSnapshot(NamedTuple):
 
 
 class Snapshots:
-    """The snapshots of one transmission at one side, in its directory; at most two. direction: `encode` or `decode`."""
+    """The snapshots of one transmission at one side, in its directory; at most two. direction: `encode` or `decode`.
 
-    def __init__(self, directory: Path, spec: CodeSpec, direction: str, clock: Callable[[], float] = time.monotonic) -> None:
+    block: the first that the codec has coded: not 0 for a later leg.
+    """
+
+    def __init__(
+        self, directory: Path, spec: CodeSpec, direction: str, *, block: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._directory = directory
-        self._key = hashlib.blake2b(f"{spec.digest()} {sources_digest()} {direction}".encode(), digest_size=_KEY_BYTES).digest()
+        name = f"{spec.digest()} {sources_digest()} {direction}" + (f" from block {block}" if block else "")
+        self._key = hashlib.blake2b(name.encode(), digest_size=_KEY_BYTES).digest()
         self._clock = clock
         self._cost_seconds = spec.memory_bytes / _ASSUMED_BYTES_PER_SECOND
         self._finished_at = clock()

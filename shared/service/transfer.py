@@ -8,17 +8,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 from shared.channel.errors import CancelledTransmissionError, PeerFailedError, PeerLostError, RefusedError, RemoteProtocolError
+from shared.channel.legs import SAFE_BLOCKS, Leg
 from shared.channel.messages import MAX_TEXT_BYTES, Cancel, Error, Message, Refuse
 from shared.channel.protocol import Channel
 from shared.channel.states import Role, State
+from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.errors import CodelengthError
+from shared.code.spec import CodeSpec
 from shared.service import records
 from shared.service.errors import close_code_of, problem, problem_fields, slug_of
 from shared.service.metering import ConnectionMeter
-from shared.service.records import Transmission
+from shared.service.records import Transmission, measured_f
 from shared.service.registry import Registry
 from shared.service.retrying import may_be_cured
 from shared.service.worker import Progress, peak_memory_bytes
@@ -49,7 +53,7 @@ class Conversation:
         self.channel = Channel(role)
         self.link = link
         self.high_z_bytes = 0
-        """How far z had been sent, or received, before this connection."""
+        """How far the leg's z had been sent, or received, before this connection."""
         self.nonsense: RemoteProtocolError | None = None
         """What the link brought that is no conversation: a wrong peer, or damage, and then the next connection may be better."""
 
@@ -94,6 +98,10 @@ class Conversation:
         except RemoteProtocolError as error:
             self.nonsense = error
             raise
+
+    def begin_leg(self) -> None:
+        """What crosses from here on has not crossed before."""
+        self.high_z_bytes = min(self.high_z_bytes, self.channel.z_before_bytes + self.channel.z_sent_bytes)
 
     async def end(self, error: BaseException | None) -> None:
         """Say a last word, if the peer does not know yet, and close."""
@@ -174,6 +182,21 @@ class Recorder:
     def state(self, state: records.State) -> None:
         """Change the state."""
         self.record.state = state
+        self._update(save=True)
+
+    def leg(self, leg: Leg, safe: CodeSpec | None, sources: dict[str, tuple[bytes, int]]) -> None:
+        """The transmission is in this leg. safe: the spec of the safe code, where there may be one."""
+        record = self.record
+        if leg == record.leg_begun():
+            return
+        if safe is not None and leg.rollbacks > record.rollbacks == 0:
+            record.f_bits = record.f_bits.plus(measured_f(safe, sources))
+        if leg.rollbacks > record.rollbacks:
+            to = "to the end" if leg.end is None else f"for {SAFE_BLOCKS} blocks"
+            record.notes.append(f"the models diverged in block {leg.block}: sent again from there with {leg.code}, {to}")
+        record.leg, record.sent_z_bytes = asdict(leg), 0
+        record.rollbacks, record.abandoned_bytes = leg.rollbacks, leg.abandoned_bytes
+        record.nll_bits, record.z_bits = leg.nll_units / COST_UNITS_PER_BIT, 8 * leg.coded_bytes
         self._update(save=True)
 
     def progress(self, progress: Progress) -> None:

@@ -15,17 +15,20 @@ import struct
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 import numpy as np
 
-from shared.channel.messages import Data, Message
+from shared.channel.errors import DivergedError, StartMismatchError
+from shared.channel.legs import Leg
+from shared.channel.messages import Accept, Data, Message, Restart, Rollback
 from shared.channel.protocol import WINDOW_BYTES
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.codec import first_predictor
-from shared.code.errors import CodelengthError, StateError
+from shared.code.errors import CodelengthError, CorruptCodeError, StateError
 from shared.code.models import PRESETS, build, preset
 from shared.code.models.base import Predictor
 from shared.code.plugins import PLUGINS
@@ -36,7 +39,7 @@ from shared.service.kernels import ranks_for, ready_for
 from shared.service.plugins import load
 from shared.service.received import ReceivedReader
 from shared.service.records import coded_sources
-from shared.service.snapshots import Snapshot, Snapshots, StoredSnapshot
+from shared.service.snapshots import Snapshot, Snapshots
 from shared.service.starts import Origin, starting
 
 _LENGTH: Final = struct.Struct("<I")
@@ -49,14 +52,15 @@ _SHOWN_TOKENS: Final = 1 << 14
 class EncodeJob:
     """Read canonical bytes at `path`, give messages. sha256: D's identity. directory: for snapshots.
 
-    origin: where the spec starts from, if it does. records, z_bytes: what Bob holds, which is made and not given out. quiet:
-    give out no message, only figures.
+    leg: the part of D to be coded, with `spec`. origin: where the spec starts from, if it does. records, z_bytes: what Bob holds
+    of it, which is made and not given out. quiet: give out no message, only figures.
     """
 
     spec: bytes
     path: str
     sha256: str
     directory: str
+    leg: Leg = field(default_factory=Leg)
     origin: Origin | None = None
     records: int = 0
     z_bytes: int = 0
@@ -67,12 +71,15 @@ class EncodeJob:
 class DecodeJob:
     """Decode what the log `received` in `directory` holds and gains; write costs, blocks.jsonl and reconstruction beside it.
 
-    tokens: n, if HELLO said it. checks, z_bytes: what the log holds already; a snapshot that is ahead of it is none. origin:
-    where the spec starts from, if it does.
+    leg: the one with which the log begins, and `spec` its code; the job ends where another one begins. tokens: n, if HELLO said
+    it. checks, z_bytes: what the log holds already; a snapshot that is ahead of it is none. may_roll_back: whether there is a way
+    to go on where the models diverge. origin: where the spec starts from, if it does.
     """
 
     spec: bytes
     directory: str
+    leg: Leg
+    may_roll_back: bool
     checks: int
     z_bytes: int
     tokens: int | None
@@ -123,7 +130,8 @@ class Progress:
 class Output:
     """What a job tells: messages for the peer, progress, and at its end the identity of the data, or what went wrong.
 
-    result: what a `Task` was asked for.
+    result: what a `Task` was asked for. rollback: where to go on after a divergence. leg_ended: the leg's blocks are all checked,
+    another leg follows.
     """
 
     messages: tuple[Message, ...] = ()
@@ -131,6 +139,8 @@ class Output:
     finished: bool = False
     result: Any = None
     sha256: str | None = None
+    rollback: Rollback | None = None
+    leg_ended: bool = False
     error: CodelengthError | None = None
     failure: str | None = None
 
@@ -215,6 +225,7 @@ class _Reporter:
     pipe: Pipe
     codec: TransmissionEncoder | TransmissionDecoder
     prepare_seconds: float | None
+    leg: Leg
     said_at: float = field(default_factory=time.monotonic)
     messages: list[Message] = field(default_factory=list)
     size: int = 0
@@ -224,8 +235,8 @@ class _Reporter:
         return Progress(
             tokens=coder.position,
             steps=coder.steps,
-            nll_bits=coder.nll_units / COST_UNITS_PER_BIT,
-            z_bits=coder.z_bits,
+            nll_bits=(self.leg.nll_units + coder.nll_units) / COST_UNITS_PER_BIT,
+            z_bits=8 * self.leg.coded_bytes + coder.z_bits,
             seconds=self.codec.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             notes=tuple(coder.notes),
@@ -291,20 +302,29 @@ def encode(job: EncodeJob, pipe: Pipe) -> None:
     """Run an encode job; never more than the credit window ahead of what the peer made durable."""
     spec = CodeSpec.parse(job.spec)
     predictor, prepare_seconds = ready_predictor(spec, job.origin, pipe)
-    snapshots = Snapshots(Path(job.directory), spec, "encode")
+    snapshots = Snapshots(Path(job.directory), spec, "encode", block=job.leg.block)
     with Path(job.path).open("rb") as file:
+        before = dataset_digest(spec.vocabulary)
+        _read_into(before, file, job.leg.block * spec.block_tokens * token_width(spec.vocabulary))
         transmission = TransmissionEncoder(
-            spec, read_blocks(file.read, spec), sha256=job.sha256, held=(job.records, job.z_bytes), predictor=predictor
+            spec,
+            read_blocks(file.read, spec),
+            sha256=job.sha256,
+            held=(job.records, job.z_bytes),
+            predictor=predictor,
+            leg=job.leg,
+            digest=before,
         )
         snapshot = snapshots.newest(lambda head: head["records"] <= job.records and head["z_bytes"] <= job.z_bytes)
         if snapshot is not None:
             digest = dataset_digest(spec.vocabulary)
+            file.seek(0)
             _read_into(digest, file, snapshot.head["tokens"] * token_width(spec.vocabulary))
             with contextlib.suppress(StateError):
                 transmission.restore(snapshot, digest)
             file.seek(transmission.encoder.position * token_width(spec.vocabulary))
             del snapshot
-        reporter = _Reporter(pipe, transmission, prepare_seconds)
+        reporter = _Reporter(pipe, transmission, prepare_seconds, job.leg)
         sent, durable, paused = job.z_bytes, job.z_bytes, False
 
         def listen(timeout_seconds: float | None) -> None:
@@ -349,20 +369,16 @@ class _Files:
 
     _NAMES: Final = ("costs", "blocks.jsonl", "reconstruction.partial")
 
-    def __init__(self, directory: Path, spec: CodeSpec, snapshot: StoredSnapshot | None) -> None:
-        """Keep what the snapshot says was there. Raises `StateError` where it is not, and keeps nothing."""
-        sizes = snapshot.head["sizes"] if snapshot is not None else (0, 0, 0)
+    def __init__(self, directory: Path, spec: CodeSpec, sizes: Sequence[int], sha256: str | None = None) -> None:
+        """Keep so much of each. Raises `StateError` where there is less, or where what was decoded is not what `sha256` says."""
         self._files = [(directory / name).open("a+b") for name in self._NAMES]
         self.costs, self.blocks, self.reconstruction = self._files
         self.digest = dataset_digest(spec.vocabulary)
         try:
-            if snapshot is not None:
-                self.reconstruction.seek(0)
-                _read_into(self.digest, self.reconstruction, sizes[2])
-                found = [os.fstat(file.fileno()).st_size for file in self._files]
-                _require(
-                    self.digest.hexdigest() == snapshot.head["sha256"] and all(a >= b for a, b in zip(found, sizes, strict=True))
-                )
+            self.reconstruction.seek(0)
+            _read_into(self.digest, self.reconstruction, sizes[2])
+            _require(all(held >= size for held, size in zip(self.sizes(), sizes, strict=True)))
+            _require(sha256 in (None, self.digest.hexdigest()))
             for file, size in zip(self._files, sizes, strict=True):
                 file.truncate(size)
         except StateError:
@@ -384,36 +400,60 @@ class _Files:
 
 def _require(same: bool) -> None:
     if not same:
-        raise StateError("the files beside the snapshot are not what they were")
+        raise StateError("the files beside what was received are not what they were")
 
 
-def _open(job: DecodeJob, spec: CodeSpec, transmission: TransmissionDecoder, snapshots: Snapshots) -> _Files:
-    """The files to go on with: as a snapshot left them, if there is one that holds, else empty."""
+def _before(directory: Path, spec: CodeSpec, leg: Leg) -> tuple[int, int, int]:
+    """Sizes of the files as they were when the leg began: its blocks are all of the spec's length (P-20)."""
+    if not leg.block:
+        return 0, 0, 0
+    tokens = leg.block * spec.block_tokens
+    with (directory / "blocks.jsonl").open("rb") as file:
+        rows = sum(len(file.readline()) for _ in range(leg.block))
+    return 4 * tokens, rows, token_width(spec.vocabulary) * tokens
+
+
+def _open(
+    job: DecodeJob, spec: CodeSpec, snapshots: Snapshots, make: Callable[[Digest], TransmissionDecoder]
+) -> tuple[TransmissionDecoder, _Files]:
+    """The decoder and the files to go on with: as a snapshot left them, if there is one that holds, else as the leg began."""
     directory = Path(job.directory)
-    snapshot = snapshots.newest(lambda head: head["blocks"] <= job.checks and head["z_bytes"] <= job.z_bytes)
+    snapshot = snapshots.newest(lambda head: head["blocks"] <= job.leg.block + job.checks and head["z_bytes"] <= job.z_bytes)
     if snapshot is not None:
         with contextlib.suppress(StateError):
-            files = _Files(directory, spec, snapshot)
+            files = _Files(directory, spec, snapshot.head["sizes"], snapshot.head["sha256"])
+            transmission = make(files.digest)
             try:
                 transmission.restore(snapshot, files.digest)
             except StateError:
                 files.close()
                 raise
-            return files
-    return _Files(directory, spec, None)
+            return transmission, files
+    files = _Files(directory, spec, _before(directory, spec, job.leg))
+    return make(files.digest), files
 
 
 def decode(job: DecodeJob, pipe: Pipe) -> None:
-    """Run a decode job: from a snapshot or from the start, through what was received, and on as more comes."""
+    """Run a decode job: from a snapshot or from the leg's start, through what was received, and on as more comes."""
     spec = CodeSpec.parse(job.spec)
     predictor, prepare_seconds = ready_predictor(spec, job.origin, pipe)
-    transmission = TransmissionDecoder(
-        spec, tokens=job.tokens, max_tokens=job.max_tokens, ours=job.ours, theirs=job.theirs, predictor=predictor
-    )
-    snapshots = Snapshots(Path(job.directory), spec, "decode")
-    files = _open(job, spec, transmission, snapshots)
+
+    def make(before: Digest) -> TransmissionDecoder:
+        return TransmissionDecoder(
+            spec,
+            tokens=job.tokens,
+            max_tokens=job.max_tokens,
+            ours=job.ours,
+            theirs=job.theirs,
+            predictor=predictor,
+            leg=job.leg,
+            digest=before,
+        )
+
+    snapshots = Snapshots(Path(job.directory), spec, "decode", block=job.leg.block)
+    transmission, files = _open(job, spec, snapshots, make)
     reader = ReceivedReader(Path(job.directory) / "received")
-    reporter = _Reporter(pipe, transmission, prepare_seconds)
+    reporter = _Reporter(pipe, transmission, prepare_seconds, job.leg)
     received = 0
 
     def listen(timeout_seconds: float | None) -> None:
@@ -441,23 +481,40 @@ def decode(job: DecodeJob, pipe: Pipe) -> None:
             head, state = transmission.snapshot()
             snapshots.write(lambda: Snapshot({**head, "sizes": files.sizes()}, state))
 
+    def take(blocks: Iterable[tuple[Tokens, Tokens] | None]) -> None:
+        for block in blocks:
+            if block is not None:
+                keep(*block)
+            if reporter.tick():
+                listen(0)
+
+    last: dict[str, Any] = {}
     try:
-        while not transmission.finished:
+        while not (transmission.finished or last):
             if reader.read_bytes >= received:
                 listen(None)
             for message in reader.messages(received):
+                if isinstance(message, Accept):  # the leg, which the job knows
+                    continue
+                if isinstance(message, Restart):
+                    take(transmission.end_leg(message))
+                    last = {"leg_ended": True}
+                    break
                 transmission.take(message)
-                for block in transmission.blocks():
-                    if block is not None:
-                        keep(*block)
-                    if reporter.tick():
-                        listen(0)
+                take(transmission.blocks())
             reporter.flush()
         files.sync()
+    except (DivergedError, CorruptCodeError, StartMismatchError) as error:
+        block = transmission.rollback_block
+        if not job.may_roll_back or block is None:
+            raise
+        files.sync()
+        rollback = Rollback(block=block, nll_units=transmission.agreed_units, z_bytes=0)
+        last = {"rollback": rollback, "result": str(error)}
     finally:
         files.close()
         reader.close()
-    reporter.flush(finished=True, sha256=transmission.sha256)
+    reporter.flush(finished=True, sha256=transmission.sha256 or None, **last)
 
 
 def warm() -> None:

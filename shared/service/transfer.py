@@ -155,7 +155,7 @@ class Recorder:
         self.cancel_reason: str | None = None
         """Set before the task is cancelled on somebody's wish; without it, a cancelled task means that the service stops."""
         self.told_peer = False
-        """Whether the peer has heard that it was cancelled."""
+        """Whether the peer has heard that it was cancelled, and deleted all."""
         self._coding = coding
         self._earlier: list[dict[str, Any]] = record.wire["connections"]  # of an earlier run of this service, or settled
         self._meters: list[ConnectionMeter] = []
@@ -163,8 +163,9 @@ class Recorder:
         self._seconds_before = dict(record.seconds)
 
     def connected(self, meter: ConnectionMeter) -> None:
-        """Count this connection as part of the transmission."""
+        """Count this connection as part of the transmission, and remember at once that there was one."""
         self._meters.append(meter)
+        self._update(save=True)
 
     def recoding(self) -> None:
         """The worker begins anew: its seconds come on top."""

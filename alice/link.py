@@ -77,7 +77,7 @@ async def open_link(settings: Settings) -> ClientLink:
             max_size=1 << 20,
             open_timeout=settings.connect_timeout_seconds,
             ping_interval=settings.keepalive_seconds,
-            ping_timeout=settings.keepalive_seconds,
+            ping_timeout=None,  # any byte will do, see `ConnectionMeter.watch`
             close_timeout=settings.connect_timeout_seconds,
             **options,
         )
@@ -88,7 +88,9 @@ async def open_link(settings: Settings) -> ClientLink:
     if connection.subprotocol != SUBPROTOCOL:
         await connection.close(4025, "version-mismatch")
         raise VersionError(0, VERSION)
-    return ClientLink(connection)
+    link = ClientLink(connection)
+    link.meter.watch(2 * settings.keepalive_seconds)
+    return link
 
 
 def _refusal(refused: websockets.InvalidStatus) -> ChannelError:

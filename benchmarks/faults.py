@@ -140,7 +140,8 @@ def main() -> None:
     quiet = run(data, given.code, 0, (0, 0), given.seed)
     disturbed = run(data, given.code, given.kills, tuple(given.pause), given.seed)
     faults = sum(disturbed["kills"].values())
-    bounded = disturbed["crossed_bytes"] - quiet["crossed_bytes"] <= WINDOW_BYTES * faults
+    again = disturbed["alice_to_bob"]["retransmitted_at_most_bytes"]
+    bounded = again is not None and again <= WINDOW_BYTES * faults
     same = all(quiet[name] == disturbed[name] for name in ("state", "z_sha256", "z_bytes", "z_bits", "nll_bits", "sha256"))
     out = {"code": given.code, "bytes": len(data), "same": same, "bounded": bounded, "undisturbed": quiet, "disturbed": disturbed}
     print(json.dumps(out, indent=1))

@@ -5,7 +5,8 @@
 `bandwidth` and `latency` (give or take `jitter`) hold in each direction; `slice` is the most that is passed on at a time. `cut`,
 `reset` and `blackhole` act on a connection once it has carried so many bytes, both directions together: it ends in order, is
 reset, or swallows all that follows and stays open. `flip` damages one bit in so many bytes, on average. `faults` is how many
-connections suffer these four, the later ones do not. All chance comes from `seed`.
+connections suffer these four, the later ones do not; with `toward=bob` (or `alice`) only what flows there does, and is counted: a
+half-open connection is `blackhole=5kB,toward=bob`. All chance comes from `seed`.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ _UNITS: Final[dict[str, dict[str, float]]] = {
     "faults": _NUMBER,
     "seed": _NUMBER,
 }
+_SIDES: Final = ("alice", "bob")
 _VALUE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(\D*)")
 _WAITING_PARTS: Final = 256
 _PART_BYTES: Final = 1 << 14
@@ -61,6 +63,7 @@ class Simulation:
     blackhole_bytes: int | None = None
     flip_bytes: int | None = None
     faults: int | None = None
+    toward: str | None = None
     seed: int = 0
 
     @classmethod
@@ -70,9 +73,12 @@ class Simulation:
         suffixes = {"bandwidth": "_bits_per_second", "latency": "_seconds", "jitter": "_seconds", "faults": "", "seed": ""}
         for part in filter(None, (one.strip() for one in text.split(","))):
             name, equals, value = part.partition("=")
+            if name == "toward" and value in _SIDES:
+                found[name] = value
+                continue
             units = _UNITS.get(name, {})
             if not equals or not units:
-                raise ChannelError(f"{part!r}: there are {', '.join(_UNITS)}, each with =")
+                raise ChannelError(f"{part!r}: there are {', '.join(_UNITS)}, each with =, and toward=alice or bob")
             match = _VALUE.fullmatch(value)
             if match is None or match[2] not in units:
                 known = " or ".join(unit for unit in units if unit) or "no unit"
@@ -116,11 +122,15 @@ class SimulatedConnection:
         self._next_flip()
 
     async def carry(
-        self, read: Callable[[int], Awaitable[bytes]], write: Callable[[bytes], Awaitable[None]], ended: Callable[[], None]
+        self,
+        read: Callable[[int], Awaitable[bytes]],
+        write: Callable[[bytes], Awaitable[None]],
+        ended: Callable[[], None],
+        toward: str = "bob",
     ) -> None:
         """One direction, until `read` gives nothing. Raises `Broken` where the simulation says so."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_WAITING_PARTS)
-        arriving = asyncio.ensure_future(self._arrive(waiting, write))
+        arriving = asyncio.ensure_future(self._arrive(waiting, write, toward))
         try:
             loop, one = asyncio.get_running_loop(), self._simulation
             free_at = arrives_at = loop.time()
@@ -153,7 +163,9 @@ class SimulatedConnection:
             putting.cancel()
             arriving.result()
 
-    async def _arrive(self, waiting: asyncio.Queue[tuple[float, bytes]], write: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _arrive(
+        self, waiting: asyncio.Queue[tuple[float, bytes]], write: Callable[[bytes], Awaitable[None]], toward: str
+    ) -> None:
         loop = asyncio.get_running_loop()
         while True:
             at, data = await waiting.get()
@@ -161,16 +173,16 @@ class SimulatedConnection:
                 return
             if at > loop.time():
                 await asyncio.sleep(at - loop.time())
-            data, broken = self._suffer(data)
+            data, broken = self._suffer(data, toward)
             if data:
                 await write(data)
             if broken is not None:
                 raise broken
 
-    def _suffer(self, data: bytes) -> tuple[bytes, Broken | None]:
+    def _suffer(self, data: bytes, toward: str) -> tuple[bytes, Broken | None]:
         """What arrives of these bytes, and whether the connection ends then."""
         one, fate = self._simulation, self._fate
-        if not fate.faulty:
+        if not fate.faulty or one.toward not in (None, toward):
             return data, None
         before, fate.carried = fate.carried, fate.carried + len(data)
         data = self._flip(data)

@@ -227,17 +227,22 @@ class Recorder:
         self._update(save=True, final=True)
 
     def _finish(self, state: records.State) -> None:
+        if self.record.state in ("running", "paused"):
+            self._take_time()  # all z may have been made long ago, and have waited for a slow line
         self.record.finished_at, self.record.resuming = records.now(), False
         self.state(state)
 
     def _update(self, *, save: bool, final: bool = False) -> None:
         record = self.record
         if record.state not in ("queued", *records.FINAL_STATES):
-            elapsed = asyncio.get_running_loop().time() - self._started
-            record.seconds["total"] = self._seconds_before.get("total", 0.0) + elapsed
+            self._take_time()
         record.wire = records.wire([*self._earlier, *(meter.as_dict() for meter in self._meters)], final=final)
         record.measure()
         self.registry.changed(record, save=save)
+
+    def _take_time(self) -> None:
+        elapsed = asyncio.get_running_loop().time() - self._started
+        self.record.seconds["total"] = self._seconds_before.get("total", 0.0) + elapsed
 
     def restart_clock(self) -> None:
         """The total counts from here: the time in a queue is not the transmission's."""

@@ -1,9 +1,7 @@
 """Cancelled, paused or deleted, while Bob is there, away, or not reached yet: nothing stays behind at either side."""
 
 import asyncio
-import contextlib
 import signal
-import time
 from types import SimpleNamespace
 
 import httpx
@@ -14,55 +12,17 @@ from benchmarks.faults import end
 from harness.cluster import Cluster
 from shared.service.pool import WorkerPool
 from shared.service.settings import Settings
+from tests.faulty import at, begin, in_state, until, when
 
 NOISE = np.random.default_rng(3).integers(0, 256, 12_000_000, dtype=np.uint8).tobytes()
 
 
-@pytest.fixture(scope="module")
-def pair():
-    """One worker at either side, and no giving up."""
-    with Cluster(warm=["ngram"], environment={"CODELENGTH_RETRY_SECONDS": "300"}) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def alice(pair):
-    with httpx.Client(base_url=pair.alice, trust_env=False, timeout=30) as http:
-        yield http
-
-
-def begin(alice) -> str:
-    """A transmission that takes a while, once Alice's workers are warm."""
-    until(lambda: True if alice.get("/readyz").status_code == 200 else None)
-    headers = {"Content-Type": "application/octet-stream"}
-    dataset = alice.post("/datasets", content=NOISE, headers=headers).json()["id"]
-    return alice.post("/transmissions", json={"dataset": dataset, "code": "ngram"}).json()["id"]
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if (found := condition()) is not None:
-                return found
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def in_state(url, identifier, *states):
-    def look():
-        record = httpx.get(f"{url}/transmissions/{identifier}", trust_env=False, timeout=30).json()
-        return record if record.get("state") in states else None
-
-    return until(look)
+def start(alice) -> str:
+    return begin(alice, NOISE, "ngram")
 
 
 def under_way(pair, identifier):
-    def look():
-        record = httpx.get(f"{pair.bob}/transmissions/{identifier}", trust_env=False, timeout=30).json()
-        return record if record.get("tokens_done", 0) > 50_000 else None
-
-    return until(look)
+    at(pair.bob, identifier, 50_000)
 
 
 def nothing_left(pair, identifier):
@@ -74,17 +34,17 @@ def nothing_left(pair, identifier):
 
 
 def test_cancelled_while_running(pair, alice):
-    identifier = begin(alice)
+    identifier = start(alice)
     under_way(pair, identifier)
     assert alice.post(f"/transmissions/{identifier}/cancel").status_code == 202
     in_state(pair.alice, identifier, "cancelled")
     nothing_left(pair, identifier)
 
 
-@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("deleted", [pytest.param(False, marks=pytest.mark.long), True])
 def test_cancelled_while_bob_is_away_he_hears_of_it_when_he_is_back(pair, alice, deleted):
     """Even where Alice's record is deleted at once, and she is started again before Bob is."""
-    identifier = begin(alice)
+    identifier = start(alice)
     under_way(pair, identifier)
     end(pair, "bob")
     in_state(pair.alice, identifier, "interrupted")
@@ -101,7 +61,7 @@ def test_cancelled_while_bob_is_away_he_hears_of_it_when_he_is_back(pair, alice,
 
 def test_cancelled_and_alice_killed_before_she_could_tell(pair, alice):
     """A stopped Bob does not answer; what was promised to the user holds after her restart."""
-    identifier = begin(alice)
+    identifier = start(alice)
     under_way(pair, identifier)
     pair.process("bob").send_signal(signal.SIGSTOP)
     try:
@@ -116,10 +76,10 @@ def test_cancelled_and_alice_killed_before_she_could_tell(pair, alice):
 
 def test_cancelled_in_the_queues(pair, alice):
     """A paused transmission has the workers; one waits at Alice's. Then the first one goes, and leaves nothing either."""
-    first = begin(alice)
+    first = start(alice)
     under_way(pair, first)
     assert alice.post(f"/transmissions/{first}/pause").json()["state"] == "paused"
-    second = begin(alice)
+    second = start(alice)
     assert alice.get(f"/transmissions/{second}").json()["queue_position"] == 1
     assert alice.post(f"/transmissions/{second}/cancel").status_code == 202
     in_state(pair.alice, second, "cancelled")
@@ -131,7 +91,7 @@ def test_cancelled_in_the_queues(pair, alice):
 
 
 def test_paused_in_the_queue_it_holds_no_worker(pair, alice):
-    first, second, third = begin(alice), begin(alice), begin(alice)
+    first, second, third = start(alice), begin(alice), begin(alice)
     assert alice.post(f"/transmissions/{second}/pause").json()["state"] == "paused"
     alice.post(f"/transmissions/{first}/cancel")
     in_state(pair.alice, third, "running")
@@ -141,20 +101,21 @@ def test_paused_in_the_queue_it_holds_no_worker(pair, alice):
         in_state(pair.alice, one, "cancelled")
 
 
-def test_given_up_and_deleted(pair, alice):
+@pytest.mark.long
+def test_given_up_and_deleted():
     """Nobody will go on with it: Bob, who waits for Alice, must hear that too."""
-    identifier = begin(alice)
-    under_way(pair, identifier)
-    assert alice.delete(f"/transmissions/{identifier}").status_code == 409
-    alice.post(f"/transmissions/{identifier}/pause")
-    end(pair, "bob")
-    pair.start("bob")
-    in_state(pair.alice, identifier, "paused")
-    assert alice.delete(f"/transmissions/{identifier}").status_code == 409
-    alice.post(f"/transmissions/{identifier}/cancel")
-    in_state(pair.alice, identifier, "cancelled")
-    assert alice.delete(f"/transmissions/{identifier}").status_code == 204
-    nothing_left(pair, identifier)
+    with (
+        Cluster(warm=["ngram"], environment={"CODELENGTH_RETRY_SECONDS": "0.5"}) as pair,
+        httpx.Client(base_url=pair.alice, trust_env=False, timeout=30) as alice,
+    ):
+        identifier = start(alice)
+        under_way(pair, identifier)
+        assert alice.delete(f"/transmissions/{identifier}").status_code == 409
+        end(pair, "bob")
+        when(pair.alice, identifier, lambda record: record["state"] == "interrupted" and not record["resuming"])
+        assert alice.delete(f"/transmissions/{identifier}").status_code == 204
+        pair.start("bob")
+        nothing_left(pair, identifier)
 
 
 async def test_workers_are_given_out_in_the_order_of_asking():

@@ -3,19 +3,14 @@
 import contextlib
 import functools
 import hashlib
-import socket
-import threading
 import time
 from pathlib import Path
 
 import httpx
 import numpy as np
-import uvicorn
 
 from benchmarks.faults import z_digest
 from harness.client import Client, Urls
-from harness.simulation import Simulation
-from harness.wire import Relay, create_app
 from shared.channel.messages import Data, Parser
 from shared.code.models import preset
 from shared.code.spec import CodeSpec
@@ -25,52 +20,6 @@ NOISE = np.random.default_rng(0).integers(0, 256, 600_000, dtype=np.uint8).tobyt
 PACE = "bandwidth=2Mbit/s"
 """At which that takes 2.4 s, in messages of 64 KiB at most."""
 SPEC = CodeSpec.from_fields({**preset("frequency").model_dump(mode="json"), "block_tokens": 4096})
-
-
-class Tap(Relay):
-    """A wire in this process. `channel` says what the next connections suffer.
-
-    carried: the bytes that Alice sent, by connection, those that were swallowed included.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("127.0.0.1", 9)
-        self.carried: list[bytearray] = []
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        self.port, counts = (one.getsockname()[1] for one in sockets)
-        self.counts = f"http://127.0.0.1:{counts}"
-        config = uvicorn.Config(create_app(self, sockets[0]), log_level="warning", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([sockets[1]],), daemon=True)
-        self._thread.start()
-
-    async def handle(self, reader, writer):
-        """Carry one connection."""
-        carried, read = bytearray(), reader.read
-        self.carried.append(carried)
-
-        async def noted(size):
-            data = await read(size)
-            carried.extend(data)
-            return data
-
-        reader.read = noted
-        await super().handle(reader, writer)
-
-    def channel(self, text: str = "") -> None:
-        """From now on; connections are counted from here."""
-        self._connections = 0
-        self.carried.clear()
-        self.simulation = Simulation.parse(text) if text else None
-
-    def toward(self, url: str) -> None:
-        """Where Bob is."""
-        self._upstream = "127.0.0.1", int(url.rpartition(":")[2])
-
-    def close(self) -> None:
-        """End it."""
-        self._server.should_exit = True
-        self._thread.join()
 
 
 def begin(alice, data=NOISE, code=None, name="") -> str:

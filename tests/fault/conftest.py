@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
+from benchmarks.tap import Tap
 from harness.cluster import Cluster
-from tests.faulty import Tap
 
 
 @pytest.fixture(scope="session")

@@ -136,9 +136,9 @@ class Sending:
 
     def cancel(self, reason: str) -> None:
         """Give up; Bob is told why, at once or as soon as he can be reached."""
-        self._recorder.cancel_reason = reason
         if self._recorder.record.wire["connections"]:
             self._farewells.begin(self._recorder.record, reason)
+        self._recorder.cancel_reason = reason
         self._held.registry.cancel_task(self._recorder.record.id)
 
     async def _deliver(self) -> str:

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.soak --minutes 30 --seed 0` keeps Alice busy with data that it makes up, while it kills and stops her, Bob
 and their workers, cuts connections, changes the channel, pauses, resumes and cancels. Then the channel is good again, and all
-that is unfinished must end. Prints one JSON object: faults survived, transmissions, bytes. What happens is drawn from the seed; when,
-the machine decides.
+that is unfinished must end. Prints one JSON object: faults survived, transmissions, bytes. What happens is drawn from the seed;
+when, the machine decides.
 """
 
 import argparse

@@ -59,6 +59,7 @@ def test_cancelled_while_bob_is_away_he_hears_of_it_when_he_is_back(pair, alice,
     nothing_left(pair, identifier)
 
 
+@pytest.mark.long
 def test_cancelled_and_alice_killed_before_she_could_tell(pair, alice):
     """A stopped Bob does not answer; what was promised to the user holds after her restart."""
     identifier = start(alice)

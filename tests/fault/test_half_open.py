@@ -53,6 +53,17 @@ def test_asleep_for_longer_than_the_keep_alive(pair, alice, tap, tmp_path, who):
     assert same_z(tmp_path / "z", spec=spec)
 
 
+@pytest.mark.long
+def test_slow_is_not_silent(pair, alice, tap, tmp_path):
+    """Five seconds of z wait on the line before any pong, two keep-alives are two: the connection lives."""
+    data = NOISE[:60_000]
+    tap.channel("bandwidth=100kbit/s")
+    identifier = begin(alice, data)
+    result = ledger(pair, identifier, tmp_path, data)
+    assert result["wire"]["connections"] == 1
+    assert result["seconds"]["total"] > 4
+
+
 def signal_to(pair, who, number):
     process = pair.process(who)
     for pid in (process.pid, *children(process.pid)):
@@ -80,6 +91,7 @@ def test_cut_after_every_byte_that_crosses(pair, alice, tap, tmp_path, stride, h
     assert count > 900
 
 
+@pytest.mark.long
 def test_tries_come_at_longer_and_longer_intervals(pair, alice, tap):
     """0.05 to 0.1 s, then twice as long each time: while Bob cannot be reached, tries do not pile up."""
     tap.channel("reset=0B")

@@ -257,6 +257,7 @@ class Sending:
                 if isinstance(message, Ack):
                     self._retrying.progress()
                     credit.set()
+                    self._recorder.acknowledged()
                     await coding.acknowledge(message.durable_bytes)
                 elif isinstance(message, Done):
                     return self._checked(message)

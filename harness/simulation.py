@@ -12,9 +12,9 @@ half-open connection is `blackhole=5kB,toward=bob`. All chance comes from `seed`
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _BYTES: Final[dict[str, float]] = {"B": 1, "kB": 1000, "MB": 1_000_000, "": 1}
 _RATES: Final[dict[str, float]] = {"bit/s": 1, "kbit/s": 1000, "Mbit/s": 1_000_000, "B/s": 8, "kB/s": 8000, "MB/s": 8_000_000}
@@ -34,6 +34,7 @@ _UNITS: Final[dict[str, dict[str, float]]] = {
 }
 _SIDES: Final = ("alice", "bob")
 _VALUE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(\D*)")
+T = TypeVar("T")
 _WAITING_PARTS: Final = 256
 _PART_BYTES: Final = 1 << 14
 
@@ -123,7 +124,7 @@ class SimulatedConnection:
 
     async def carry(
         self,
-        read: Callable[[int], Awaitable[bytes]],
+        read: Callable[[int], Coroutine[Any, Any, bytes]],
         write: Callable[[bytes], Awaitable[None]],
         ended: Callable[[], None],
         toward: str = "bob",
@@ -134,15 +135,15 @@ class SimulatedConnection:
         try:
             loop, one = asyncio.get_running_loop(), self._simulation
             free_at = arrives_at = loop.time()
-            while data := await read(min(one.slice_bytes or _PART_BYTES, self._slice())):
+            while data := await self._unless_broken(read(min(one.slice_bytes or _PART_BYTES, self._slice())), arriving):
                 free_at = max(free_at, loop.time())
                 if one.bandwidth_bits_per_second:
                     free_at += 8 * len(data) / one.bandwidth_bits_per_second
                     await asyncio.sleep(free_at - loop.time())
                 delay = one.latency_seconds + self._fate.chance.uniform(-1, 1) * one.jitter_seconds
                 arrives_at = max(arrives_at, free_at + max(0.0, delay))
-                await self._put(waiting, (arrives_at, data), arriving)
-            await self._put(waiting, (arrives_at, b""), arriving)
+                await self._unless_broken(waiting.put((arrives_at, data)), arriving)
+            await self._unless_broken(waiting.put((arrives_at, b"")), arriving)
             await arriving
             ended()
         finally:
@@ -154,14 +155,17 @@ class SimulatedConnection:
         rate = self._simulation.bandwidth_bits_per_second
         return _PART_BYTES if rate is None else max(1, min(_PART_BYTES, int(rate / 160)))
 
-    async def _put(
-        self, waiting: asyncio.Queue[tuple[float, bytes]], item: tuple[float, bytes], arriving: "asyncio.Future[None]"
-    ) -> None:
-        putting = asyncio.ensure_future(waiting.put(item))
-        await asyncio.wait({putting, arriving}, return_when=asyncio.FIRST_COMPLETED)
-        if arriving.done() and not putting.done():
-            putting.cancel()
-            arriving.result()
+    async def _unless_broken(self, doing: Coroutine[Any, Any, T], arriving: "asyncio.Future[None]") -> T:
+        """Its result; but the connection may end while it waits."""
+        task = asyncio.ensure_future(doing)
+        try:
+            either: set[asyncio.Future[Any]] = {task, arriving}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                arriving.result()
+            return await task
+        finally:
+            task.cancel()
 
     async def _arrive(
         self, waiting: asyncio.Queue[tuple[float, bytes]], write: Callable[[bytes], Awaitable[None]], toward: str

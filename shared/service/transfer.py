@@ -190,6 +190,10 @@ class Recorder:
         record.notes += [note for note in progress.notes if note not in record.notes]
         self._update(save=False)
 
+    def acknowledged(self) -> None:
+        """Something came through, maybe long after it was made: time and ledger go on."""
+        self._update(save=False)
+
     def verified(self, sha256: str) -> None:
         """The reconstruction is D."""
         self.record.reconstruction = records.Reconstruction(sha256=sha256, verified=True)

@@ -164,6 +164,7 @@ class WorkerPool:
             "OMP_NUM_THREADS": str(settings.worker_threads),
         }
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._turn = asyncio.Lock()  # who waits longest has it: a queue alone lets a newcomer in before the one it has woken
         self._all: set[Worker] = set()
         self._started = 0
         self.sources: dict[str, tuple[bytes, int]] = {}
@@ -187,8 +188,9 @@ class WorkerPool:
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
-        """An idle worker, waiting for one if need be. Its job is aborted on the way out if it still runs."""
-        worker = await self._idle.get()
+        """An idle worker, waiting for one if need be, in the order of asking. Its job is aborted on the way out if it runs."""
+        async with self._turn:
+            worker = await self._idle.get()
         try:
             if not worker.alive:
                 self._all.discard(worker)

@@ -19,6 +19,7 @@ from shared.service.settings import Settings
 
 USAGE: Final = 2
 UNAVAILABLE: Final = 3
+_LEAST_ROOM_BYTES: Final = 1 << 18  # for the records, which are written at the start
 
 
 def run(name: str, load: Callable[[], Callable[[Settings], ASGIApp]], default_port: int) -> None:
@@ -85,8 +86,10 @@ def _load_plugins(settings: Settings) -> None:
 def _try_to_write(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     probe = directory / ".probe"
-    probe.write_bytes(b"")
-    probe.unlink()
+    try:
+        probe.write_bytes(bytes(_LEAST_ROOM_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def reason(error: Exception) -> str:

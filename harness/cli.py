@@ -26,6 +26,7 @@ from harness.commands import (
     Corpus,
     Form,
     Plugin,
+    Pretrained,
     Regime,
     Vocabulary,
     Wire,
@@ -35,6 +36,7 @@ from harness.commands import (
     chosen_presets,
     must_be_readable,
     open_client,
+    own_code,
     parse_channel,
     post,
     prepare,
@@ -43,7 +45,7 @@ from harness.commands import (
     start_cluster,
     status_of,
     transmit_dataset,
-    use_plugins,
+    use_own,
 )
 from harness.epilogs import epilog
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
@@ -85,6 +87,7 @@ _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
 @app.command()
 def transmit(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
     code: CodeOrAuto = "ngram",
     changes: Changes = None,
@@ -104,13 +107,15 @@ def transmit(
         str | None, typer.Option(metavar="A[,B]", help="Processes that share a network's streams, at Alice and at Bob.")
     ] = None,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
+    code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
@@ -157,12 +162,13 @@ def compare(
     bob: Bob = None,
     wire: Wire = None,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)
@@ -285,6 +291,7 @@ def explain(
 
 @app.command()
 def compress(
+    context: typer.Context,
     names: Names = None,
     code: CodeOrAuto = "mixing",
     changes: Changes = None,
@@ -303,6 +310,7 @@ def compress(
     quiet: Quiet = False,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Compress files to FILE.clz1."""
     from harness import filing
@@ -312,7 +320,8 @@ def compress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
+    code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     prepare()
     which = filing.Coding.chosen(code, chosen, corpus, steps, regime, as_json=as_json)
@@ -339,6 +348,7 @@ def decompress(
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
     from harness import filing
@@ -348,7 +358,7 @@ def decompress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     prepare()
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
         work = partial(
@@ -366,12 +376,13 @@ def verify(
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
 
     prepare()
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     names = names or ["-"]
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
         work = partial(filing.test, corpora=held, max_model_bytes=max_memory, quiet=quiet)
@@ -530,12 +541,13 @@ def codes(
 def serve(
     service: Annotated[str, typer.Argument(help="alice, bob, wire or console")],
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
-    use_plugins(plugin)
+    use_own(plugin, pretrained)
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 

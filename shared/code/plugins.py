@@ -14,7 +14,8 @@ import numpy.typing as npt
 from shared.code.errors import CodelengthError, PluginError, PluginFailedError
 from shared.code.models import PRESETS, Preset
 from shared.code.models.base import I64, U32, Coder, Predictor
-from shared.code.spec import CodeSpec, PluginModel
+from shared.code.pretrained import require_pretrained
+from shared.code.spec import CodeSpec, PluginModel, PretrainedModel
 
 R = TypeVar("R")
 
@@ -53,9 +54,11 @@ def register(plugin: Plugin) -> None:
 
 
 def require(spec: CodeSpec) -> None:
-    """Raise `PluginError` if the spec is a plugin's that is not held here, or not with that source."""
+    """Raise `PluginError` or `PretrainedError` if the spec is of files that are not held here, or not of these."""
     if isinstance(spec.model, PluginModel):
         _find(spec.model)
+    if isinstance(spec.model, PretrainedModel):
+        require_pretrained(spec)
 
 
 def build_plugin(spec: CodeSpec) -> Predictor:

@@ -47,6 +47,10 @@ class Settings(BaseSettings):
 
     plugins: str | None = Field(default=None, description="files of predictors of one's own, separated as in PATH")
 
+    pretrained: str | None = Field(
+        default=None, description="directories of pretrained models, separated as in PATH; needs the extra `pretrained`"
+    )
+
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     max_tokens: int = Field(default=1 << 30, ge=1)
     max_model_bytes: int = Field(default=2 << 30, ge=1)
@@ -64,7 +68,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _warm_is_known(self) -> Self:
         unknown = [name for name in (self.warm or "").split(",") if name and name not in PRESETS]
-        if unknown and self.plugins is None:  # a plugin's names are known once it is loaded, see `starting`
+        if unknown and self.plugins is None and self.pretrained is None:  # names of these are known once loaded, see `starting`
             msg = f"CODELENGTH_WARM: no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}"
             raise ValueError(msg)
         return self

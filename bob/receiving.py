@@ -210,7 +210,7 @@ class Receiving:
         if not _ID.fullmatch(hello.transmission):
             raise MalformedRequestError("a transmission's id is 32 hexadecimal digits")
         spec = CodeSpec.parse(hello.spec)
-        require(spec)
+        require(spec, hello.code)
         self._origin, assets = origin_of(held, spec)
         with contextlib.suppress(NotFoundError):
             known = held.registry.get(hello.transmission)

@@ -21,17 +21,18 @@ def train(data: bytes, *, steps: int, width: int, layers: int, context: int, bat
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=256, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 32 or 1, max_position_embeddings=context, bos_token_id=0, eos_token_id=0, tie_word_embeddings=True, attn_implementation="sdpa",
-    )  # fmt: skip
-    model, tokens = LlamaForCausalLM(config), torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
+    heads = max(1, width // 32)
+    shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=256, max_position_embeddings=context, **shape, **ends))
+    tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False)
     started = time.monotonic()
     for step in range(steps):
         starts = torch.randint(len(tokens) - context - 1, (batch,)).tolist()
         windows = torch.stack([tokens[start : start + context + 1] for start in starts])
+        windows[::4, 0] = 0  # what stands before the first token of a text, see bos_token_id
         logits: Tensor = model(input_ids=windows[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         optimizer.zero_grad()

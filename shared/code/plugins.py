@@ -53,12 +53,15 @@ def register(plugin: Plugin) -> None:
     PRESETS[plugin.name] = plugin.preset
 
 
-def require(spec: CodeSpec) -> None:
-    """Raise `PluginError` or `PretrainedError` if the spec is of files that are not held here, or not of these."""
+def require(spec: CodeSpec, called: str = "") -> None:
+    """Raise `PluginError` or `PretrainedError` if the spec is of files that are not held here, or not of these.
+
+    called: the code's name at the peer, for the error.
+    """
     if isinstance(spec.model, PluginModel):
         _find(spec.model)
     if isinstance(spec.model, PretrainedModel):
-        require_pretrained(spec)
+        require_pretrained(spec, called)
 
 
 def build_plugin(spec: CodeSpec) -> Predictor:

@@ -56,15 +56,18 @@ def register_pretrained(found: Pretrained) -> None:
     PRESETS[found.name] = found.preset
 
 
-def require_pretrained(spec: CodeSpec) -> Pretrained:
-    """What a spec of kind `pretrained` names. Raises `PretrainedError` if it is not held here, or the spec does not fit it."""
+def require_pretrained(spec: CodeSpec, called: str = "") -> Pretrained:
+    """What a spec of kind `pretrained` names. Raises `PretrainedError` if it is not held here, or the spec does not fit it.
+
+    called: its name at the peer, for the error.
+    """
     model = spec.model
     assert isinstance(model, PretrainedModel)
     found = PRETRAINED.get(model.files)
     if found is None:
-        raise PretrainedError(
-            f"{model.files[:16]}…", "it is not held here; start both sides with --pretrained and a directory of the same files"
-        )
+        digest = f"{model.files[:16]}…"
+        name = f"{called} ({digest})" if called else digest
+        raise PretrainedError(name, "it is not held here; start both sides with --pretrained and a directory of the same files")
     wanted, m = found.model, found.preset.vocabulary.size
     for name in ("parameters", "layers", "width"):
         if getattr(model, name) != getattr(wanted, name):

@@ -47,6 +47,8 @@ def required_modules(spec: CodeSpec, sources: Mapping[str, bytes]) -> tuple[str,
     sources: module name (`shared.code.codec`; a package under its own name) to source text. Raises `KeyError` if one lacks.
     """
     wanted = [f"{_PACKAGE}.codec", source_module(spec)]
+    if isinstance(spec.model, PretrainedModel):
+        wanted.append(f"{_PACKAGE}.pretrained")
     found: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -252,11 +252,18 @@ def _load(files: _Files, name: str) -> _Causal:
         for one in files.names[1:]:
             weights |= load((files.directory / one).read_bytes())
         module, told = made.from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PretrainedError(name, f"its weights cannot be loaded: {type(error).__name__}: {str(error)[:300]}") from None
-    lacking = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
+    mismatched = (one if isinstance(one, str) else one[0] for one in told["mismatched_keys"])
+    lacking = sorted({*told["missing_keys"], *mismatched})
     if lacking:
         raise PretrainedError(name, f"its weights lack {', '.join(lacking[:3])}, or have them in another shape")
     return _Causal(module.eval())

@@ -120,14 +120,14 @@ def test_a_model_that_cannot_predict_is_named(models):
 
 
 class Wide:
-    """A model of a million tokens that predicts the token after the last."""
+    """A model of a million tokens that predicts the token after the last, with logits far from 0, as large models have them."""
 
     def __init__(self):
         self.module = torch.nn.Embedding(1, 1)
 
     def forward(self, tokens, cache, last):
-        logits = torch.zeros(len(tokens), last, 1 << 20)
-        return logits.scatter_(2, (tokens[:, -last:, None] + 1) % (1 << 20), 20.0), cache
+        logits = torch.full((len(tokens), last, 1 << 20), -120.0)
+        return logits.scatter_(2, (tokens[:, -last:, None] + 1) % (1 << 20), -100.0), cache
 
 
 def test_a_million_tokens_cost_one_row_of_logits():

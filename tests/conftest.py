@@ -57,6 +57,17 @@ def cluster() -> Iterator["object"]:
 
 
 @pytest.fixture(scope="session")
+def commands(tmp_path_factory) -> Iterator[str]:
+    """A PATH with a `codelength` that starts at once: see tests/forking.py."""
+    directory = tmp_path_factory.mktemp("commands")
+    script = Path(__file__).with_name("forking.py")
+    with subprocess.Popen([sys.executable, script, directory], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as server:
+        assert server.stdout.readline() == b"ready\n"
+        yield f"{directory}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        server.terminate()
+
+
+@pytest.fixture(scope="session")
 def client(cluster) -> Iterator["object"]:
     """A client of that cluster."""
     from harness.client import Client, Urls

@@ -9,7 +9,6 @@ cluster in $ALICE, $BOB and $WIRE.
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,10 +59,10 @@ def fits(expected: str, line: str) -> bool:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_script(script, cluster, tmp_path, request):
+def test_script(script, cluster, commands, tmp_path, request):
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("CODELENGTH_") or "CACHE" in name},
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": commands,
         "COLUMNS": "100",
         "LC_ALL": "C.UTF-8",
         "ALICE": cluster.alice,

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def test_every_block_is_typed_or_shown():
 
 
 @pytest.mark.parametrize("document", sorted({block.document for block in BLOCKS if block.language == "sh"}))
-def test_blocks_run(document, cluster, tmp_path):
+def test_blocks_run(document, cluster, commands, tmp_path):
     """All blocks of a document in turn, in one shell, which stops at the first command that fails."""
     (tmp_path / "README.md").write_bytes((ROOT / "README.md").read_bytes())
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
@@ -78,7 +77,7 @@ def test_blocks_run(document, cluster, tmp_path):
         if block.document == document and block.language == "sh" and block.reason is None:
             script += f"echo '--- line {block.line}'\n{block.text}\n"
     script = script.replace("http://127.0.0.1:8001", cluster.alice).replace("http://127.0.0.1:8002", cluster.bob)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "no_proxy": "*"}
+    environment = {**os.environ, "PATH": commands, "no_proxy": "*"}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False)
     said = done.stdout.decode() + done.stderr.decode()
     assert done.returncode == 0, said

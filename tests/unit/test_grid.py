@@ -154,6 +154,7 @@ class Fake:
     def __init__(self, script, opened):
         self.script = script
         self.closed = 0
+        self.ended = []  # how each try on this pair ended
         opened.append(self)
 
     def run(self, trial, progress):
@@ -161,7 +162,9 @@ class Fake:
         kind, times = self.script.get(trial.k, ("", 0))
         if times:
             self.script[trial.k] = kind, times - 1
+            self.ended.append(kind)
             raise {"lost": PairLostError, "failed": TrialError}[kind](f"trial {trial.k}")
+        self.ended.append("verified")
         return {"state": "verified", "z_bits": 9, "compression_rate": 0.5, "seconds": {"total": 1.0}}
 
     def close(self):
@@ -183,7 +186,8 @@ def test_failures_are_kept_and_lost_pairs_replaced(data, tmp_path, capsys):
     assert rows[3]["error"] == "the services were lost 2 times: trial 3"
     assert rows[0]["z_bytes"] == 2
     assert rows[0]["runtimes_differ"] == "numpy: 1 at Alice's, 2 at Bob's"
-    assert 4 <= len(opened) <= 5  # two, and one for each of three losses unless nothing was left to do
+    assert sum(pair.ended.count("lost") for pair in opened) == 3
+    assert all("lost" not in pair.ended[:-1] for pair in opened)  # what was lost is not used again
     assert {pair.closed for pair in opened} == {1}
     assert "6 of 6" in capsys.readouterr().err
 

@@ -154,6 +154,7 @@ class WorkerPool:
         cache = prepare_kernel_cache(settings.cache_directory)
         self._environment = {
             **os.environ,
+            "CODELENGTH_DEVICE": settings.device,
             "CODELENGTH_PRODUCTS": settings.products,
             "CODELENGTH_RANKS": str(settings.ranks),
             "CODELENGTH_WORKER_THREADS": str(settings.worker_threads),

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
 
     products: str = Field(default="auto", description="back end of exact products: auto, float64 or int8; all give the same bits")
+    device: str = Field(
+        default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where exact networks are computed; cpu or cuda, the same bits"
+    )
     worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's products")
 
     ranks: int = Field(

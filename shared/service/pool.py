@@ -154,11 +154,13 @@ class WorkerPool:
         cache = prepare_kernel_cache(settings.cache_directory)
         self._environment = {
             **os.environ,
+            "CODELENGTH_DEVICE": settings.device,
             "CODELENGTH_PRODUCTS": settings.products,
             "CODELENGTH_RANKS": str(settings.ranks),
             "CODELENGTH_WORKER_THREADS": str(settings.worker_threads),
             **({} if settings.warm is None else {"CODELENGTH_WARM": settings.warm}),
             **({} if settings.plugins is None else {"CODELENGTH_PLUGINS": settings.plugins}),
+            **({} if settings.pretrained is None else {"CODELENGTH_PRETRAINED": settings.pretrained}),
             "NUMBA_CACHE_DIR": str(cache),
             "NUMBA_NUM_THREADS": "1",
             "OMP_NUM_THREADS": str(settings.worker_threads),

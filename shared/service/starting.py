@@ -26,7 +26,7 @@ def run(name: str, load: Callable[[], Callable[[Settings], ASGIApp]], default_po
     """Serve until stopped. load: imports the application and returns what makes it; called once kernels have their place."""
     settings = _settings()
     _prepare(settings)
-    _load_plugins(settings)
+    _load_named(settings)
     create_app = load()
     from shared.service.server import listen, serve
 
@@ -69,15 +69,21 @@ def _prepare(settings: Settings) -> None:
         refuse(UNAVAILABLE, f"cannot write to {settings.state_directory}: {reason(error)}; set CODELENGTH_STATE_DIRECTORY")
 
 
-def _load_plugins(settings: Settings) -> None:
-    from shared.code.errors import PluginError
+def _load_named(settings: Settings) -> None:
+    """Plugins and pretrained models."""
+    from shared.code.errors import PluginError, PretrainedError
     from shared.code.models import PRESETS
     from shared.service.plugins import load
+    from shared.service.pretrained import load_pretrained
 
     try:
         load(settings.plugins)
     except PluginError as error:
         refuse(USAGE, f"CODELENGTH_PLUGINS: {error}")
+    try:
+        load_pretrained(settings.pretrained)
+    except PretrainedError as error:
+        refuse(USAGE, f"CODELENGTH_PRETRAINED: {error}")
     unknown = [name for name in (settings.warm or "").split(",") if name and name not in PRESETS]
     if unknown:
         refuse(USAGE, f"CODELENGTH_WARM: no code is called {', '.join(unknown)}; there are {', '.join(PRESETS)}")

@@ -28,6 +28,7 @@ from harness.commands import (
     Form,
     Given,
     Plugin,
+    Pretrained,
     Regime,
     Tokenizer,
     Vocabulary,
@@ -40,6 +41,7 @@ from harness.commands import (
     must_be_readable,
     names_in,
     open_client,
+    own_code,
     parse_channel,
     post,
     prepare,
@@ -48,7 +50,7 @@ from harness.commands import (
     start_cluster,
     status_of,
     transmit_dataset,
-    use_plugins,
+    use_own,
     vocabulary_of,
 )
 from harness.epilogs import epilog
@@ -94,6 +96,7 @@ _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
 @app.command()
 def transmit(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
     code: CodeOrAuto = "ngram",
     changes: Changes = None,
@@ -115,6 +118,7 @@ def transmit(
         str | None, typer.Option(metavar="A[,B]", help="Processes that share a network's streams, at Alice and at Bob.")
     ] = None,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
@@ -122,7 +126,8 @@ def transmit(
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
     given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
+    code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
@@ -173,6 +178,7 @@ def compare(
     bob: Bob = None,
     wire: Wire = None,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Transmit FILE with every code, and sort by S_k.
 
@@ -182,7 +188,7 @@ def compare(
 
     must_be_readable(file, as_json=as_json)
     given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)
@@ -294,6 +300,7 @@ def explain(
 
 @app.command()
 def compress(
+    context: typer.Context,
     names: Names = None,
     code: CodeOrAuto = "mixing",
     changes: Changes = None,
@@ -312,6 +319,7 @@ def compress(
     quiet: Quiet = False,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Compress files to FILE.clz1."""
     from harness import filing
@@ -321,7 +329,8 @@ def compress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
+    code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     prepare()
     which = filing.Coding.chosen(code, chosen, corpus, steps, regime, as_json=as_json)
@@ -349,6 +358,7 @@ def decompress(
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Decompress FILE.clz1 to FILE.
 
@@ -362,7 +372,7 @@ def decompress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     prepare()
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
@@ -380,13 +390,14 @@ def verify(
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
     from shared.service.limits import Limits
 
     prepare()
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     names = names or ["-"]
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
@@ -549,12 +560,13 @@ def codes(
 def serve(
     service: Annotated[str, typer.Argument(help="alice, bob, wire or console")],
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Run one service in the foreground. CODELENGTH_* variables configure it (docs/operations.md)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
-    use_plugins(plugin)
+    use_own(plugin, pretrained)
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.codec import Encoder
 from shared.code.models import PRESETS, preset
-from shared.code.plugins import PLUGINS
 from shared.code.spec import Vocabulary
 from shared.code.vocabulary import Tokens, to_tokens, token_width
 from shared.service.kernels import ready_for
@@ -37,8 +36,9 @@ def choice_bits(name: str) -> int:
 
 
 def candidates(vocabulary: Vocabulary, max_model_bytes: int) -> list[str]:
-    """The presets that a service allows, quickest first; plugins are no candidates: Bob may have others."""
-    return [name for name in PRESETS if name not in PLUGINS and preset(name, vocabulary).memory_bytes <= max_model_bytes]
+    """The presets that a service allows, quickest first; none of files that a user named: Bob may have others."""
+    known = [name for name, one in PRESETS.items() if not one.local]
+    return [name for name in known if preset(name, vocabulary).memory_bytes <= max_model_bytes]
 
 
 def choose(

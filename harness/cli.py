@@ -283,7 +283,7 @@ def explain(
     The interval, the bits that become certain, and how Bob finds the token.
     """
     data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, None, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     prepare()
     spec = spec_of(chosen, as_json=as_json)

@@ -46,6 +46,7 @@ from harness.commands import (
     post,
     prepare,
     presets_of,
+    readable,
     spec_of,
     start_cluster,
     status_of,
@@ -278,7 +279,7 @@ def explain(
     The interval, the bits that become certain, and how Bob finds the token.
     """
     data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, None, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     prepare()
     spec = spec_of(chosen, as_json=as_json)
@@ -374,7 +375,7 @@ def decompress(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
+    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
         work = partial(filing.decompress, corpora=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
@@ -399,7 +400,7 @@ def verify(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     names = names or ["-"]
-    with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
+    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
         work = partial(filing.test, corpora=held, limits=limits, quiet=quiet)
         results, status = filing.each(names, work, as_json=as_json)
@@ -568,12 +569,6 @@ def serve(
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
     use_own(plugin, pretrained)
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
-
-
-def _readable(paths: list[Path] | None, as_json: bool) -> list[Path]:
-    for path in paths or ():
-        must_be_readable(path, as_json=as_json)
-    return paths or []
 
 
 def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json: bool) -> None:

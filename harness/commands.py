@@ -141,6 +141,13 @@ def must_be_readable(file: Path, *, as_json: bool) -> None:
         fail(USAGE, f"{file}: cannot be read", as_json=as_json)
 
 
+def readable(paths: list[Path] | None, *, as_json: bool) -> list[Path]:
+    """The files; ends the command unless all can be read."""
+    for path in paths or ():
+        must_be_readable(path, as_json=as_json)
+    return paths or []
+
+
 def chosen_code(code: str, *, as_json: bool) -> str | dict[str, Any]:
     """A preset's name as it is; a spec file's contents."""
     if not code.endswith(".json"):

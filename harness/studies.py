@@ -28,7 +28,7 @@ from harness.commands import (
     presets_of,
     spec_of,
     transmit_dataset,
-    use_plugins,
+    use_own,
 )
 from harness.terminal import FAILED, USAGE, emit, emit_json, fail
 
@@ -69,7 +69,7 @@ def curve(
         die(USAGE, f"{png}: there is no such directory")
     if corpus is not None:
         must_be_readable(corpus, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, None, as_json=as_json)
     chosen = [chosen_code(one.strip(), as_json=as_json) for one in code.split(",") if one.strip()]
     for one in chosen:
         spec_of(one, as_json=as_json)
@@ -148,7 +148,7 @@ def sample(
     if file is not None:
         must_be_readable(file, as_json=as_json)
     given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, None, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), as_json=as_json)

@@ -194,13 +194,13 @@ class Sending:
         record, held = self._recorder.record, self._held
         assert record.auto_seconds is not None
         vocabulary = record.dataset.as_vocabulary()
-        names = candidates(vocabulary, held.settings.max_model_bytes)
+        names, assets = candidates(vocabulary, held.settings.max_model_bytes), record.f_bits.assets
         found = await worker.ask(
             ChooseJob(
                 vocabulary=vocabulary,
                 path=str(held.store.object(record.dataset.id)),
                 tokens=record.dataset.tokens or 0,
-                f_bits={name: measured_f(preset(name, vocabulary), held.pool.sources).total for name in names},
+                f_bits={name: measured_f(preset(name, vocabulary), held.pool.sources, assets).total for name in names},
                 seconds=record.auto_seconds,
             )
         )
@@ -208,7 +208,7 @@ class Sending:
         name = choice_name(found["chosen"], len(names))
         record.choice = found["trials"]
         record.code = CodeReference.of(name, self._spec)
-        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, record.f_bits.assets, choice_bits(name)))
+        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, assets, choice_bits(name)))
 
     async def _connect_until_done(self, worker: Worker) -> str:
         while True:

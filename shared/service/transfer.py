@@ -193,7 +193,9 @@ class Recorder:
             record.f_bits = record.f_bits.plus(measured_f(safe, sources))
         if leg.rollbacks > record.rollbacks:
             to = "to the end" if leg.end is None else f"for {SAFE_BLOCKS} blocks"
-            record.notes.append(f"the models diverged in block {leg.block}: sent again from there with {leg.code}, {to}")
+            lost = leg.abandoned_bytes - record.abandoned_bytes
+            again = f"sent again from there with {leg.code}, {to}; {lost} bytes of z were given up"
+            record.notes.append(f"the models diverged in block {leg.block}: {again}")
         record.leg, record.sent_z_bytes = asdict(leg), 0
         record.rollbacks, record.abandoned_bytes = leg.rollbacks, leg.abandoned_bytes
         record.nll_bits, record.z_bits = leg.nll_units / COST_UNITS_PER_BIT, 8 * leg.coded_bytes

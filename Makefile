@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo console test check check-long load check-torch check-gpu bench bench-networks curves pictures docs clean
+.PHONY: demo console test check check-long load soak audit check-torch check-gpu bench bench-networks curves pictures docs clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -30,9 +30,16 @@ test: check              ## check, then the tests with branch coverage
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-check-long: $(STAMP)     ## the tests that take minutes (fuzzing with many inputs among them), 200 queued transmissions, the audit
+check-long: $(STAMP)     ## the tests that take minutes, 200 queued transmissions, MINUTES=30 of random faults, the audit
 	$(BIN)/python -m pytest -q -m long
 	$(MAKE) load
+	$(MAKE) soak
+	$(MAKE) audit
+
+soak: $(STAMP)           ## random faults over transmissions of all presets: soak MINUTES=30 SEED=0
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0)
+
+audit: $(STAMP)          ## weaknesses known of what is installed; says NOT DONE where nobody can be asked
 	$(BIN)/python -m benchmarks.audit
 
 load: $(STAMP)           ## 200 queued transmissions: all verified, in order, and nothing grows

@@ -9,7 +9,9 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from alice.sending import Sending
+from alice.farewells import Farewells
+from alice.sending import Sending, hello
+from shared.channel.errors import CancelledTransmissionError
 from shared.code.errors import VocabularyError
 from shared.code.models import spec_of
 from shared.code.spec import CodeSpec, Start
@@ -156,18 +158,29 @@ def _start(app: FastAPI, held: Services, record: Transmission) -> None:
     """Begin a transmission, or take it up where it was."""
     held.registry.add(record)
     spec = CodeSpec.model_validate(record.code.spec)
-    sending = Sending(held, Recorder(held.registry, record, "encode"), spec)
+    sending = Sending(held, Recorder(held.registry, record, "encode"), spec, app.state.farewells)
     app.state.sendings[record.id] = sending
     held.registry.start(record.id, _run(app, record.id, sending))
 
 
 async def _take_up(app: FastAPI, held: Services) -> None:
     """Go on with what the last stop of the service cut off."""
+    farewells = app.state.farewells = Farewells(held, lambda record: hello(record, CodeSpec.model_validate(record.code.spec)))
     for record in held.registry.all():
-        if record.state in ("interrupted", "paused"):
+        if record.state not in ("interrupted", "paused"):
+            continue
+        if (reason := farewells.reason(record.id)) is not None:  # cancelled; the stop came before the end
+            held.registry.add(record)
+            recorder = Recorder(held.registry, record, "encode")
+            recorder.failed(CancelledTransmissionError(reason))
+            held.store.empty_transmission(record.id)
+            await recorder.settle()
+        else:
             record.resuming = record.state == "interrupted"
             record.finished_at = None
             _start(app, held, record)
+    held.registry.deleted = farewells.deleted
+    held.registry.start("farewells", farewells.run())
 
 
 async def _run(app: FastAPI, identifier: str, sending: Sending) -> None:

@@ -1,40 +1,20 @@
 """One transmission from Alice's side: connect, offer, and pass the worker's messages on until Bob says that he has D."""
 
 import asyncio
-import contextlib
-import json
-import ssl
 from typing import Any, Final
 
-import websockets
-from websockets.asyncio.client import ClientConnection, connect
-
+from alice.farewells import Farewells, tell
+from alice.link import open_link
 from alice.outbox import Outbox
 from shared.channel.errors import (
     CancelledTransmissionError,
-    ChannelError,
     DigestMismatchError,
     DivergedError,
     PeerLostError,
-    RefusedError,
     UnexpectedMessageError,
-    VersionError,
 )
 from shared.channel.legs import SAFE_CODE, Leg, safe_code
-from shared.channel.messages import (
-    CHANNEL_PATH,
-    MAX_DATA_BYTES,
-    SUBPROTOCOL,
-    VERSION,
-    Accept,
-    Ack,
-    Code,
-    Data,
-    Done,
-    Hello,
-    Restart,
-    Rollback,
-)
+from shared.channel.messages import MAX_DATA_BYTES, Accept, Ack, Code, Data, Done, Hello, Restart, Rollback
 from shared.channel.states import Role
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
@@ -45,99 +25,28 @@ from shared.service.choosing import AUTO, ChooseJob, candidates, choice_bits, ch
 from shared.service.corpora import origin_of
 from shared.service.errors import InterruptedTransmissionError, WorkerLostError
 from shared.service.kernels import runtime_fingerprint, warning
-from shared.service.metering import ConnectionMeter, MeteredClientConnection
 from shared.service.pool import Worker
-from shared.service.records import CodeReference, FBitsRecord, measured_f
+from shared.service.records import CodeReference, FBitsRecord, Transmission, measured_f
 from shared.service.retrying import Retrying
-from shared.service.settings import Settings
 from shared.service.snapshots import remove_snapshots
 from shared.service.transfer import Conversation, Recorder, side_by_side
 from shared.service.worker import EncodeJob, reset_peak_memory
 
-_TELL_SECONDS: Final = 5.0
 _LEAST_PART_BYTES: Final = 256
 
 
-class ClientLink:
-    """A websockets client connection as a link."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        assert isinstance(connection, MeteredClientConnection)
-        self._connection = connection
-        self.meter: ConnectionMeter = connection.meter
-
-    async def send(self, data: bytes) -> None:
-        """Send one binary message."""
-        try:
-            await self._connection.send(data)
-        except websockets.ConnectionClosed as closed:
-            raise PeerLostError(_closing(closed)) from None
-
-    async def receive(self) -> bytes | None:
-        """The next binary message."""
-        try:
-            data = await self._connection.recv()
-        except websockets.ConnectionClosedOK:
-            return None
-        except websockets.ConnectionClosed as closed:
-            raise PeerLostError(_closing(closed)) from None
-        if isinstance(data, str):
-            raise UnexpectedMessageError("a text message", "speaking binary")
-        return data
-
-    async def close(self, code: int, reason: str) -> None:
-        """Close, if it is still open."""
-        await self._connection.close(code, reason)
-
-
-def _closing(closed: websockets.ConnectionClosed) -> str:
-    if closed.rcvd is None:
-        return "the connection to Bob broke"
-    return f"Bob closed the connection ({closed.rcvd.code} {closed.rcvd.reason})".replace(" )", ")")
-
-
-async def open_link(settings: Settings) -> ClientLink:
-    """Connect to Bob. Raises `PeerLostError`, `RefusedError` or `VersionError`."""
-    url = settings.bob_url + CHANNEL_PATH
-    headers = {}
-    if settings.token is not None:
-        headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
-    options: dict[str, Any] = {}
-    if settings.tls_authority is not None and url.startswith("wss:"):
-        options["ssl"] = ssl.create_default_context(cafile=settings.tls_authority)
-    try:
-        connection = await connect(
-            url,
-            subprotocols=[websockets.Subprotocol(SUBPROTOCOL)],
-            compression=None,
-            proxy=None,
-            additional_headers=headers,
-            create_connection=MeteredClientConnection,
-            max_size=1 << 20,
-            open_timeout=settings.connect_timeout_seconds,
-            ping_interval=settings.keepalive_seconds,
-            ping_timeout=settings.keepalive_seconds,
-            close_timeout=settings.connect_timeout_seconds,
-            **options,
-        )
-    except websockets.InvalidStatus as refused:
-        raise _refusal(refused) from None
-    except (OSError, TimeoutError, websockets.InvalidHandshake) as error:
-        raise PeerLostError(f"cannot connect to Bob at {settings.bob_url}: {str(error) or type(error).__name__}") from None
-    if connection.subprotocol != SUBPROTOCOL:
-        await connection.close(4025, "version-mismatch")
-        raise VersionError(0, VERSION)
-    return ClientLink(connection)
-
-
-def _refusal(refused: websockets.InvalidStatus) -> ChannelError:
-    """What Bob means. An answer that is not his may come from something that stands before him, or from damage."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        document = json.loads(refused.response.body or b"")
-        slug = str(document["type"]).rpartition(":")[2]
-        if slug in ("unauthorized", "version-mismatch", "busy"):
-            return RefusedError(slug, str(document["detail"]))
-    return PeerLostError(f"the websocket handshake was answered with HTTP {refused.response.status_code}")
+def hello(record: Transmission, spec: CodeSpec) -> Hello:
+    """The offer of a transmission."""
+    return Hello(
+        transmission=record.id,
+        spec=spec.canonical_bytes(),
+        tokens=record.dataset.tokens,
+        media_type=record.dataset.media_type,
+        name=record.dataset.name,
+        code=record.code.name if record.code.name in PRESETS or choice_bits(record.code.name) else "",
+        runtime=runtime_fingerprint(),
+        safe="" if spec.numerics == "exact" else SAFE_CODE,
+    )
 
 
 class _Coding:
@@ -195,8 +104,9 @@ class _Coding:
 class Sending:
     """The transmission of one record: connections, one after the other, until Bob has D."""
 
-    def __init__(self, held: Services, recorder: Recorder, spec: CodeSpec) -> None:
+    def __init__(self, held: Services, recorder: Recorder, spec: CodeSpec, farewells: Farewells) -> None:
         self._held = held
+        self._farewells = farewells
         self._recorder = recorder
         self._spec = spec
         self._worker: Worker | None = None
@@ -229,10 +139,8 @@ class Sending:
         """Cancelled by the user, of which Bob is told, or stopped with the service, after which it will go on."""
         recorder, reason = self._recorder, self._recorder.cancel_reason
         if reason is not None:
-            if recorder.told_peer is False and recorder.record.wire["connections"]:
-                with contextlib.suppress(CodelengthError, TimeoutError):
-                    await asyncio.shield(self._tell_cancelled(reason))
             recorder.failed(CancelledTransmissionError(reason))
+            self._farewells.end(recorder.record.id, told=recorder.told_peer)
         elif recorder.record.state == "paused":
             recorder.state("paused")
         else:
@@ -253,7 +161,9 @@ class Sending:
             await self._worker.tell(paused=paused)
 
     def cancel(self, reason: str) -> None:
-        """Give up; Bob is told why."""
+        """Give up; Bob is told why, at once or as soon as he can be reached."""
+        if self._recorder.record.wire["connections"]:
+            self._farewells.begin(self._recorder.record, reason)
         self._recorder.cancel_reason = reason
         self._held.registry.cancel_task(self._recorder.record.id)
 
@@ -261,8 +171,11 @@ class Sending:
         """All connections, with one worker or, where that is lost, the next."""
         while True:
             await self._may_run.wait()
+            self._held.registry.last_in_line(self._recorder.record.id)
             try:
                 async with self._held.pool.worker() as worker:
+                    if not self._may_run.is_set():  # paused in the queue: others go on with this worker
+                        continue
                     reset_peak_memory()
                     self._recorder.restart_clock()
                     self._worker = worker
@@ -329,43 +242,20 @@ class Sending:
         try:
             sha256 = await self._converse(worker, conversation)
         except BaseException as error:
-            told = error
-            if isinstance(error, asyncio.CancelledError):
-                reason = self._recorder.cancel_reason
-                told = CancelledTransmissionError(reason) if reason else InterruptedTransmissionError("Alice stopped")
-                self._recorder.told_peer = reason is not None
-            await asyncio.shield(conversation.end(told))
+            stopped, reason = isinstance(error, asyncio.CancelledError), self._recorder.cancel_reason
+            if stopped and reason is not None:
+                self._recorder.told_peer = await asyncio.shield(tell(conversation, reason))
+            else:
+                await asyncio.shield(conversation.end(InterruptedTransmissionError("Alice stopped") if stopped else error))
             raise
         finally:
             self._connected = False
         await conversation.end(None)
         return sha256
 
-    async def _tell_cancelled(self, reason: str) -> None:
-        """Bob may hold a part, and not know: one short try to tell him."""
-        async with asyncio.timeout(_TELL_SECONDS):
-            link = await open_link(self._held.settings)
-            self._recorder.connected(link.meter)
-            conversation = Conversation(Role.ALICE, link)
-            await conversation.say(self._hello())
-            await conversation.end(CancelledTransmissionError(reason))
-
-    def _hello(self) -> Hello:
-        record = self._recorder.record
-        return Hello(
-            transmission=record.id,
-            spec=self._spec.canonical_bytes(),
-            tokens=record.dataset.tokens,
-            media_type=record.dataset.media_type,
-            name=record.dataset.name,
-            code=record.code.name if record.code.name in PRESETS or choice_bits(record.code.name) else "",
-            runtime=runtime_fingerprint(),
-            safe="" if self._spec.numerics == "exact" else SAFE_CODE,
-        )
-
     async def _converse(self, worker: Worker, conversation: Conversation) -> str:
         record, spec = self._recorder.record, self._spec
-        await conversation.say(self._hello())
+        await conversation.say(hello(record, spec))
         heard = conversation.hear()
         answer = await anext(heard)
         if isinstance(answer, Done):  # Bob has had all of it since an earlier connection, whose end did not come through
@@ -394,6 +284,7 @@ class Sending:
                 if isinstance(message, Ack):
                     self._retrying.progress()
                     credit.set()
+                    self._recorder.acknowledged()
                     await coding.acknowledge(message.durable_bytes)
                 elif isinstance(message, Done):
                     return self._checked(message)

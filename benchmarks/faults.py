@@ -27,8 +27,8 @@ from shared.channel.protocol import WINDOW_BYTES
 from shared.service.received import ReceivedReader
 
 
-def kill(cluster: Cluster, name: str) -> None:
-    """SIGKILL a service and its workers, and start it again."""
+def end(cluster: Cluster, name: str) -> None:
+    """SIGKILL a service and its workers."""
     process = cluster.process(name)
     pids = [process.pid]
     for task in Path(f"/proc/{process.pid}/task").iterdir():
@@ -36,6 +36,12 @@ def kill(cluster: Cluster, name: str) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def kill(cluster: Cluster, name: str) -> None:
+    """The same, and start it again."""
+    end(cluster, name)
     cluster.start(name)
 
 
@@ -115,7 +121,7 @@ def run(data: bytes, code: str, kills: int, pause: tuple[float, float], seed: in
             "killed_while": dict(while_in),
             "connections": ledger["wire"]["connections"],
             "crossed_bytes": crossed_bytes(cluster),
-            "retransmitted_bytes": ledger["wire"]["alice_to_bob"]["retransmitted_bytes"],
+            "alice_to_bob": ledger["wire"]["alice_to_bob"],
             "seconds": round(total, 1),
         }
 
@@ -134,7 +140,8 @@ def main() -> None:
     quiet = run(data, given.code, 0, (0, 0), given.seed)
     disturbed = run(data, given.code, given.kills, tuple(given.pause), given.seed)
     faults = sum(disturbed["kills"].values())
-    bounded = disturbed["crossed_bytes"] - quiet["crossed_bytes"] <= WINDOW_BYTES * faults
+    again = disturbed["alice_to_bob"]["retransmitted_at_most_bytes"]
+    bounded = again is not None and again <= WINDOW_BYTES * faults
     same = all(quiet[name] == disturbed[name] for name in ("state", "z_sha256", "z_bytes", "z_bits", "nll_bits", "sha256"))
     out = {"code": given.code, "bytes": len(data), "same": same, "bounded": bounded, "undisturbed": quiet, "disturbed": disturbed}
     print(json.dumps(out, indent=1))

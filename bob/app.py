@@ -325,7 +325,9 @@ async def channel(websocket: WebSocket) -> None:
         await websocket.send_denial_response(Response(document.model_dump_json(), 426, media_type="application/problem+json"))
         return
     await websocket.accept(subprotocol=SUBPROTOCOL)
-    await Receiving(held, ServerLink(websocket), websocket.app.state.receivings).run()
+    link = ServerLink(websocket)
+    link.meter.watch(2 * held.settings.keepalive_seconds)
+    await Receiving(held, link, websocket.app.state.receivings).run()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -212,7 +212,7 @@ class Receiving:
         if not _ID.fullmatch(hello.transmission):
             raise MalformedRequestError("a transmission's id is 32 hexadecimal digits")
         spec = CodeSpec.parse(hello.spec)
-        require(spec)
+        require(spec, hello.code)
         if hello.safe and (safe_code(hello.safe, spec).numerics, spec.numerics) != ("exact", "native"):
             raise SpecError(f"{hello.safe} is no safe code for {spec.numerics} numerics")
         self._origin, assets = origin_of(held, spec)

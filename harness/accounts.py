@@ -78,6 +78,23 @@ def add(connections: list[Counted], direction: str, *, witnessed: bool) -> tuple
     return compose(senders, receivers, seen_bytes if witnessed and connections else None), quarrels
 
 
+def retransmitted(connections: list[Counted], crossed_bytes: int, z_bytes: int) -> dict[str, int | None]:
+    """What of z crossed more than once, of a verified transmission; and at most, for services killed before they had counted.
+
+    crossed_bytes: of z, as far as it was counted. Unknown, of a connection that neither end has counted to its end, is what
+    crossed after the last count that was saved: no more than the wire has seen since. Without a wire that is unknown too.
+    """
+    again, bound = crossed_bytes - z_bytes, 0
+    for one in connections:
+        if not one.counted:
+            if one.wire is None:
+                return {"retransmitted_bytes": None, "retransmitted_at_most_bytes": None}
+            last = one.alice["sent"] if one.alice is not None else one.bob["received"] if one.bob is not None else None
+            bound += max(0, one.wire["client_to_upstream_bytes"] - (last["socket_bytes"] if last is not None else 0))
+    known = all(one.counted for one in connections)
+    return {"retransmitted_bytes": max(0, again) if known else None, "retransmitted_at_most_bytes": max(0, again + bound)}
+
+
 def _lost_only(sender: DirectionLedger, receiver: DirectionLedger, witness_bytes: int | None) -> list[str]:
     """Of a broken connection: whether bytes can only have been lost."""
     order = [("the receiver", receiver.socket_bytes), ("the sender", sender.socket_bytes)]

@@ -26,6 +26,7 @@ from harness.commands import (
     Corpus,
     Form,
     Plugin,
+    Pretrained,
     Regime,
     Vocabulary,
     Wire,
@@ -35,6 +36,7 @@ from harness.commands import (
     chosen_presets,
     must_be_readable,
     open_client,
+    own_code,
     parse_channel,
     post,
     prepare,
@@ -43,7 +45,7 @@ from harness.commands import (
     start_cluster,
     status_of,
     transmit_dataset,
-    use_plugins,
+    use_own,
 )
 from harness.epilogs import epilog
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
@@ -61,7 +63,7 @@ app = typer.Typer(
 
 
 def _size(text: str) -> int:
-    """A number of bytes: 4096, 64K, 10M, 2G."""
+    """A number of bytes or tokens: 4096, 64K, 10M, 2G."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
         raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
@@ -76,15 +78,19 @@ Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This i
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
 MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
+MaxTraining = Annotated[
+    int, typer.Option(metavar="TOKENS", parser=_size, help="Refuse a code that trains on more before the data, replay counted.")
+]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Corpora = Annotated[list[Path] | None, typer.Option("--corpus", help="What the files start from; may be given several times.")]
-_MEMORY = "512M"
+_MEMORY, _TRAINING = "512M", "64M"
 _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")
 
 
 @app.command()
 def transmit(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The file that Alice sends.")],
     code: CodeOrAuto = "ngram",
     changes: Changes = None,
@@ -104,13 +110,15 @@ def transmit(
         str | None, typer.Option(metavar="A[,B]", help="Processes that share a network's streams, at Alice and at Bob.")
     ] = None,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Transmit FILE from Alice to Bob, and print what it cost."""
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
+    code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
@@ -157,12 +165,16 @@ def compare(
     bob: Bob = None,
     wire: Wire = None,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
-    """Transmit FILE with every code, sort by S_k, and show gzip and xz beside them."""
+    """Transmit FILE with every code, and sort by S_k.
+
+    gzip and xz stand beside them.
+    """
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)
@@ -198,7 +210,10 @@ def bench(
     label: Annotated[str | None, typer.Option(help="The name of the results; the directory's if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure codes and other compressors over the files of a directory: sizes, speeds, memory; tables and a picture."""
+    """Measure codes and other compressors over a directory.
+
+    Sizes, speeds and memory; tables and a picture.
+    """
     from harness import bench as benching
     from harness import pareto
     from harness import peers as others
@@ -261,9 +276,14 @@ def explain(
     text: Annotated[str, typer.Argument(help="The text to be sent; - for standard input.")],
     code: Code = "ngram",
     as_json: AsJson = False,
+    plugin: Plugin = None,
 ) -> None:
-    """Show, token by token, the interval, the bits that become certain, and how Bob finds the token."""
+    """Show the coder at work, token by token.
+
+    The interval, the bits that become certain, and how Bob finds the token.
+    """
     data = sys.stdin.buffer.read(1 << 16) if text == "-" else text.encode("utf-8", "surrogateescape")
+    use_own(plugin, None, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     prepare()
     spec = spec_of(chosen, as_json=as_json)
@@ -285,6 +305,7 @@ def explain(
 
 @app.command()
 def compress(
+    context: typer.Context,
     names: Names = None,
     code: CodeOrAuto = "mixing",
     changes: Changes = None,
@@ -303,6 +324,7 @@ def compress(
     quiet: Quiet = False,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Compress files to FILE.clz1."""
     from harness import filing
@@ -312,7 +334,8 @@ def compress(
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
+    code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     prepare()
     which = filing.Coding.chosen(code, chosen, corpus, steps, regime, as_json=as_json)
@@ -336,24 +359,29 @@ def decompress(
         int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")
     ] = None,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
-    """Decompress FILE.clz1 to FILE; every block is checked before it is written."""
+    """Decompress FILE.clz1 to FILE.
+
+    Every block is checked before it is written.
+    """
     from harness import filing
     from harness.files import Manners
+    from shared.service.limits import Limits
 
     del keep
     names = names or ["-"]
     _one_output(names, output, to_stdout, as_json)
     prepare()
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
-        work = partial(
-            filing.decompress, corpora=held, manners=manners, max_bytes=max_size, max_model_bytes=max_memory, quiet=quiet
-        )
+        limits = Limits(model_bytes=max_memory, training_tokens=max_training)
+        work = partial(filing.decompress, corpora=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
@@ -363,18 +391,22 @@ def verify(
     names: Names = None,
     quiet: Quiet = False,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
+    max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Decode files and verify them; write nothing."""
     from harness import filing
+    from shared.service.limits import Limits
 
     prepare()
-    use_plugins(plugin, as_json=as_json)
+    use_own(plugin, pretrained, as_json=as_json)
     names = names or ["-"]
     with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
-        work = partial(filing.test, corpora=held, max_model_bytes=max_memory, quiet=quiet)
+        limits = Limits(model_bytes=max_memory, training_tokens=max_training)
+        work = partial(filing.test, corpora=held, limits=limits, quiet=quiet)
         results, status = filing.each(names, work, as_json=as_json)
     if not (as_json or quiet):
         for result in results:
@@ -405,7 +437,10 @@ def doctor(
         Path | None, typer.Option(help="The other machine's doctor --json, or transmit --json of what failed: advice.")
     ] = None,
 ) -> None:
-    """Does this machine compute f exactly? Recompute the golden vectors, and print what computed them."""
+    """Tell whether this machine computes f exactly.
+
+    Recompute the golden vectors, and print what computed them.
+    """
     from harness import advice, examination
 
     theirs = None
@@ -530,12 +565,13 @@ def codes(
 def serve(
     service: Annotated[str, typer.Argument(help="alice, bob, wire or console")],
     plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
-    """Run one service in the foreground. CODELENGTH_* variables configure it (see the README)."""
+    """Run one service in the foreground. CODELENGTH_* variables configure it (docs/operations.md)."""
     modules = {"alice": "alice", "bob": "bob", "wire": "harness.wire", "console": "harness.console"}
     if service not in modules:
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
-    use_plugins(plugin)
+    use_own(plugin, pretrained)
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
 
 

@@ -29,18 +29,14 @@ def report(
     ] = None,
     tensorboard: Annotated[Path | None, typer.Option(metavar="DIR", help="Write TensorBoard's event files there too.")] = None,
     codes: Annotated[str, typer.Option(help="Presets for files, separated by commas.")] = "ngram",
+    sample: Annotated[
+        int, typer.Option(metavar="TOKENS", min=0, max=65_536, help="Let Bob draw so many from each model; see `sample`.")
+    ] = 0,
     force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite.")] = False,
     alice: Annotated[str | None, typer.Option(help="A running Alice's URL; for ids http://127.0.0.1:8001.")] = None,
     bob: Annotated[str | None, typer.Option(help="The running Bob's URL; for ids http://127.0.0.1:8002.")] = None,
 ) -> None:
-    """Write a report of transmissions: what the console shows, in one file.
-
-    \b
-    codelength report 3f2a0c2d9c8e4b0fae2b7c4d5e6f7081           one that the running services know
-    codelength report book.txt --codes ngram,mixing -o r.html    transmit a file first
-    codelength report book.txt -o r.jsonl -o r.png               keep the figures, and a picture
-    codelength report r.jsonl -o r.html                          make a report again, later, elsewhere
-    """  # noqa: D301 - click reads the backspace
+    """Write a report: what the console shows, in one file."""
     from harness.reporting.write import WRITERS
 
     outputs = output or ([] if tensorboard else [_DEFAULT])
@@ -51,7 +47,7 @@ def report(
             fail(FAILED, f"{path}: exists; use -f to overwrite it, or -o to write elsewhere")
     if tensorboard is not None:
         _must_have_tensorboard()
-    _write(targets, outputs, tensorboard, codes, alice, bob)
+    _write(targets, outputs, tensorboard, codes, sample, alice, bob)
 
 
 def _must_have_tensorboard() -> None:
@@ -62,7 +58,13 @@ def _must_have_tensorboard() -> None:
 
 
 def _write(
-    targets: list[str], outputs: list[Path], tensorboard: Path | None, codes: str, alice: str | None, bob: str | None
+    targets: list[str],
+    outputs: list[Path],
+    tensorboard: Path | None,
+    codes: str,
+    sample: int,
+    alice: str | None,
+    bob: str | None,
 ) -> None:
     from harness.reporting.gather import Report, ReportError, add_from_lines
     from harness.reporting.write import WRITERS
@@ -79,7 +81,7 @@ def _write(
             except (ReportError, UnicodeDecodeError) as error:
                 fail(USAGE, str(error) if isinstance(error, ReportError) else f"{name}: is no text")
     if asked:
-        _ask(found, asked, codes, alice, bob)
+        _ask(found, asked, codes, sample, alice, bob)
     try:
         for path in outputs:
             _whole(path, WRITERS[path.suffix](found))
@@ -94,7 +96,7 @@ def _write(
         fail(FAILED, f"{error.filename}: cannot be written: {(error.strerror or str(error)).lower()}")
 
 
-def _ask(found: "object", asked: list[str], codes: str, alice: str | None, bob: str | None) -> None:
+def _ask(found: "object", asked: list[str], codes: str, sample: int, alice: str | None, bob: str | None) -> None:
     """Ids are asked of running services; files are transmitted, by those that are given or by private ones."""
     from harness.reporting.gather import Report, add_from_services
 
@@ -107,7 +109,7 @@ def _ask(found: "object", asked: list[str], codes: str, alice: str | None, bob: 
         alice, bob = "http://127.0.0.1:8001", "http://127.0.0.1:8002"
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, None, warm=codes)
-        add = partial(add_from_services, found, client)
+        add = partial(add_from_services, found, client, sample=sample)
         for name in asked:
             if name in ids:
                 add(name)

@@ -41,9 +41,10 @@ def sweep(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Transmit every dataset with every code, seed and k of GRID; one table as JSON lines, CSV and Parquet.
+    """Transmit every dataset with every code, seed and k of GRID.
 
-    Finished trials are not made again: run it once more after an interruption, or after more was added to GRID.
+    One table comes of it, as JSON lines, CSV and Parquet. Finished trials are not made again: run it once more after an
+    interruption, or after more was added to GRID.
     """
     die = partial(fail, as_json=as_json)
     if local and address is not None:

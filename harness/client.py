@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.accounts import add, pair
+from harness.accounts import add, pair, retransmitted
 from shared.service.forms import FORMS
 
 _FINAL: Final = ("interrupted", "verified", "failed", "cancelled")
@@ -209,10 +209,10 @@ class Client:
             wire[name], found = add(connections, name, witnessed=self._urls.wire is not None)
             quarrels += [f"{name}: {line}" for line in found]
         wire["final"] = bool(sent["wire"]["final"] and received is not None and received["wire"]["final"])
-        if sent["state"] == "verified":  # what crossed more than once; null where both services died before they had counted
+        if sent["state"] == "verified":
             one = wire["alice_to_bob"]
-            again = max(0, one["z_bytes"] - -(-sent["z_bits"] // 8) - sent["abandoned_bytes"])
-            one["retransmitted_bytes"] = again if all(connection.counted for connection in connections) else None
+            once = -(-sent["z_bits"] // 8) + sent["abandoned_bytes"]
+            one.update(retransmitted(connections, one["z_bytes"], once))
             if wire["final"] and quarrels:
                 raise LedgerError("; ".join(quarrels))
         dataset = {name: sent["dataset"][name] for name in ("sha256", "tokens", "vocabulary_size", "bytes")}

@@ -75,23 +75,40 @@ Plugin = Annotated[
 ]
 
 
-def use_plugins(files: list[Path] | None, *, as_json: bool = False) -> list[str]:
-    """Load plugins here, and let the services that this command starts load them; returns the names of their codes."""
-    if not files:
-        return []
-    for file in files:
+Pretrained = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="A pretrained model's directory, for both ends; the code, unless --code names one."),
+]
+
+
+def use_own(plugins: list[Path] | None, directories: list[Path] | None, *, as_json: bool = False) -> None:
+    """Load plugins and pretrained models here, and let the services that this command starts load them."""
+    if not plugins and not directories:
+        return
+    for file in plugins or ():
         must_be_readable(file, as_json=as_json)
     prepare()
-    from shared.code.errors import PluginError
+    from shared.channel.errors import describe
+    from shared.code.errors import PluginError, PretrainedError
     from shared.service.plugins import load
+    from shared.service.pretrained import load_pretrained
 
-    paths = os.pathsep.join(str(file.resolve()) for file in files)
-    try:
-        names = load(paths)
-    except PluginError as error:
-        fail(USAGE, str(error), as_json=as_json, slug="plugin-unavailable")
-    os.environ["CODELENGTH_PLUGINS"] = paths
-    return names
+    for variable, paths, loading in (
+        ("CODELENGTH_PLUGINS", plugins, load),
+        ("CODELENGTH_PRETRAINED", directories, load_pretrained),
+    ):
+        if paths:
+            os.environ[variable] = os.pathsep.join(str(path.resolve()) for path in paths)
+            try:
+                loading(os.environ[variable])
+            except (PluginError, PretrainedError) as error:
+                fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
+
+
+def own_code(context: typer.Context, code: str, directories: list[Path] | None) -> str:
+    """The code that is meant: that of the first pretrained model, if there is one and no code is named."""
+    source = context.get_parameter_source("code")
+    return directories[0].resolve().name if directories and source is not None and source.name == "DEFAULT" else code
 
 
 def prepare() -> None:

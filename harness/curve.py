@@ -47,6 +47,11 @@ def label(code: Code) -> str:
     return f"custom {model.get('kind')}" if isinstance(model, dict) else "custom"
 
 
+def training_after(k: int, corpus: str | None, *, regime: str = "frozen") -> dict[str, Any]:
+    """A point's training as a transmission is asked for. corpus: its SHA-256; k = 0 needs none."""
+    return {"regime": regime, "steps": k, **({"corpus": corpus} if k else {})}
+
+
 class Curve:
     """The points made so far, over one dataset, and the file they are kept in."""
 
@@ -98,9 +103,8 @@ class Curve:
         return {"format": _FORMAT, "dataset": self._dataset, "points": self.points, "online": self.online}
 
     def _transmit(self, code: Code, spec: CodeSpec) -> dict[str, Any]:
-        training: dict[str, Any] = {"regime": spec.training.kind, "steps": 0}
-        if spec.start is not None:
-            training |= {"corpus": spec.start.corpus, "steps": spec.start.steps}
+        corpus, steps = (None, 0) if spec.start is None else (spec.start.corpus, spec.start.steps)
+        training = training_after(steps, corpus, regime=spec.training.kind)
         return self._client.transmit(self._dataset["id"], code, training=training)
 
     def _known(self, kind: str, spec: CodeSpec) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from shared.code.errors import CodelengthError, InputError
 if TYPE_CHECKING:
     from shared.code.spec import CodeSpec
     from shared.service.filing import Corpora, Stored
+    from shared.service.limits import Limits
 
 R = TypeVar("R")
 Work = Callable[[Source], dict[str, Any]]
@@ -69,10 +70,10 @@ class Coding:
         from shared.code.spec import BytesVocabulary
         from shared.code.vocabulary import to_tokens
         from shared.service.choosing import PART_TOKENS, candidates, choice_name, choose
-        from shared.service.filing import MAX_MODEL_BYTES
+        from shared.service.limits import Limits
 
         octets, head = BytesVocabulary(), source.read(PART_TOKENS)
-        names = candidates(octets, MAX_MODEL_BYTES)
+        names = candidates(octets, Limits().model_bytes)
         # |f| is no part of a file, so the smallest z is the smallest file, whatever n is.
         chosen, _ = choose(octets, to_tokens(head, octets), len(head), dict.fromkeys(names, 0), _AUTO_SECONDS)
 
@@ -128,6 +129,8 @@ def _told(error: CodelengthError) -> FileError:
         text = f"it holds at least {error.value:,} bytes, --max-size allows {error.limit:,}"
     elif isinstance(error, LimitError) and error.what.startswith("bytes of memory"):
         text = f"its code needs {error.value:,} bytes of memory, --max-memory allows {error.limit:,}"
+    elif isinstance(error, LimitError) and error.what.startswith("tokens to train on"):
+        text = f"its code trains on {error.value:,} tokens before the data, --max-training allows {error.limit:,}"
     return FileError(text, status=status, slug=describe(error).slug)
 
 
@@ -156,7 +159,7 @@ def compress(source: Source, *, coding: Coding, corpora: "Corpora", manners: Man
 
 
 def decompress(
-    source: Source, *, corpora: "Corpora", manners: Manners, max_bytes: int | None, max_model_bytes: int, quiet: bool
+    source: Source, *, corpora: "Corpora", manners: Manners, max_bytes: int | None, limits: "Limits", quiet: bool
 ) -> dict[str, Any]:
     """Decompress one file, which may hold several transmissions."""
     from shared.service import filing
@@ -166,9 +169,9 @@ def decompress(
             source.read_some,
             file.write,
             max_bytes=max_bytes,
-            max_model_bytes=max_model_bytes,
             corpora=corpora,
             progress=lambda _, read: progress.update(read, source.size),
+            limits=limits,
         )
 
     _not_typed(source)
@@ -180,7 +183,7 @@ def decompress(
     return _result(source, target, *stored)
 
 
-def test(source: Source, *, corpora: "Corpora", max_model_bytes: int, quiet: bool) -> dict[str, Any]:
+def test(source: Source, *, corpora: "Corpora", limits: "Limits", quiet: bool) -> dict[str, Any]:
     """Decode one file and keep nothing."""
     from shared.service import filing
 
@@ -189,9 +192,9 @@ def test(source: Source, *, corpora: "Corpora", max_model_bytes: int, quiet: boo
         stored = filing.decompress(
             source.read_some,
             len,
-            max_model_bytes=max_model_bytes,
             corpora=corpora,
             progress=lambda _, read: progress.update(read, source.size),
+            limits=limits,
         )
     return _result(source, None, *stored)
 
@@ -275,10 +278,12 @@ def _through(
 def _verify(file: IO[bytes], expected: Any, corpora: "Corpora") -> None:
     """Decode what was just written; its SHA-256 must be the input's."""
     from shared.service import filing
+    from shared.service.limits import Limits
 
     file.flush()
     file.seek(0)
-    if filing.decompress(file.read, len, corpora=corpora) != [expected]:
+    ours = Limits(model_bytes=sys.maxsize, training_tokens=sys.maxsize)
+    if filing.decompress(file.read, len, corpora=corpora, limits=ours) != [expected]:
         raise FileError("what was written does not decode to the input; the input is kept", status=terminal.FAILED)
 
 

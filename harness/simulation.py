@@ -5,15 +5,16 @@
 `bandwidth` and `latency` (give or take `jitter`) hold in each direction; `slice` is the most that is passed on at a time. `cut`,
 `reset` and `blackhole` act on a connection once it has carried so many bytes, both directions together: it ends in order, is
 reset, or swallows all that follows and stays open. `flip` damages one bit in so many bytes, on average. `faults` is how many
-connections suffer these four, the later ones do not. All chance comes from `seed`.
+connections suffer these four, the later ones do not; with `toward=bob` (or `alice`) only what flows there does, and is counted: a
+half-open connection is `blackhole=5kB,toward=bob`. All chance comes from `seed`.
 """
 
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _BYTES: Final[dict[str, float]] = {"B": 1, "kB": 1000, "MB": 1_000_000, "": 1}
 _RATES: Final[dict[str, float]] = {"bit/s": 1, "kbit/s": 1000, "Mbit/s": 1_000_000, "B/s": 8, "kB/s": 8000, "MB/s": 8_000_000}
@@ -31,7 +32,9 @@ _UNITS: Final[dict[str, dict[str, float]]] = {
     "faults": _NUMBER,
     "seed": _NUMBER,
 }
+_SIDES: Final = ("alice", "bob")
 _VALUE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(\D*)")
+T = TypeVar("T")
 _WAITING_PARTS: Final = 256
 _PART_BYTES: Final = 1 << 14
 
@@ -61,6 +64,7 @@ class Simulation:
     blackhole_bytes: int | None = None
     flip_bytes: int | None = None
     faults: int | None = None
+    toward: str | None = None
     seed: int = 0
 
     @classmethod
@@ -70,9 +74,12 @@ class Simulation:
         suffixes = {"bandwidth": "_bits_per_second", "latency": "_seconds", "jitter": "_seconds", "faults": "", "seed": ""}
         for part in filter(None, (one.strip() for one in text.split(","))):
             name, equals, value = part.partition("=")
+            if name == "toward" and value in _SIDES:
+                found[name] = value
+                continue
             units = _UNITS.get(name, {})
             if not equals or not units:
-                raise ChannelError(f"{part!r}: there are {', '.join(_UNITS)}, each with =")
+                raise ChannelError(f"{part!r}: there are {', '.join(_UNITS)}, each with =, and toward=alice or bob")
             match = _VALUE.fullmatch(value)
             if match is None or match[2] not in units:
                 known = " or ".join(unit for unit in units if unit) or "no unit"
@@ -116,23 +123,27 @@ class SimulatedConnection:
         self._next_flip()
 
     async def carry(
-        self, read: Callable[[int], Awaitable[bytes]], write: Callable[[bytes], Awaitable[None]], ended: Callable[[], None]
+        self,
+        read: Callable[[int], Coroutine[Any, Any, bytes]],
+        write: Callable[[bytes], Awaitable[None]],
+        ended: Callable[[], None],
+        toward: str = "bob",
     ) -> None:
         """One direction, until `read` gives nothing. Raises `Broken` where the simulation says so."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_WAITING_PARTS)
-        arriving = asyncio.ensure_future(self._arrive(waiting, write))
+        arriving = asyncio.ensure_future(self._arrive(waiting, write, toward))
         try:
             loop, one = asyncio.get_running_loop(), self._simulation
             free_at = arrives_at = loop.time()
-            while data := await read(min(one.slice_bytes or _PART_BYTES, self._slice())):
+            while data := await self._unless_broken(read(min(one.slice_bytes or _PART_BYTES, self._slice())), arriving):
                 free_at = max(free_at, loop.time())
                 if one.bandwidth_bits_per_second:
                     free_at += 8 * len(data) / one.bandwidth_bits_per_second
                     await asyncio.sleep(free_at - loop.time())
                 delay = one.latency_seconds + self._fate.chance.uniform(-1, 1) * one.jitter_seconds
                 arrives_at = max(arrives_at, free_at + max(0.0, delay))
-                await self._put(waiting, (arrives_at, data), arriving)
-            await self._put(waiting, (arrives_at, b""), arriving)
+                await self._unless_broken(waiting.put((arrives_at, data)), arriving)
+            await self._unless_broken(waiting.put((arrives_at, b"")), arriving)
             await arriving
             ended()
         finally:
@@ -144,16 +155,21 @@ class SimulatedConnection:
         rate = self._simulation.bandwidth_bits_per_second
         return _PART_BYTES if rate is None else max(1, min(_PART_BYTES, int(rate / 160)))
 
-    async def _put(
-        self, waiting: asyncio.Queue[tuple[float, bytes]], item: tuple[float, bytes], arriving: "asyncio.Future[None]"
-    ) -> None:
-        putting = asyncio.ensure_future(waiting.put(item))
-        await asyncio.wait({putting, arriving}, return_when=asyncio.FIRST_COMPLETED)
-        if arriving.done() and not putting.done():
-            putting.cancel()
-            arriving.result()
+    async def _unless_broken(self, doing: Coroutine[Any, Any, T], arriving: "asyncio.Future[None]") -> T:
+        """Its result; but the connection may end while it waits."""
+        task = asyncio.ensure_future(doing)
+        try:
+            either: set[asyncio.Future[Any]] = {task, arriving}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                arriving.result()
+            return await task
+        finally:
+            task.cancel()
 
-    async def _arrive(self, waiting: asyncio.Queue[tuple[float, bytes]], write: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _arrive(
+        self, waiting: asyncio.Queue[tuple[float, bytes]], write: Callable[[bytes], Awaitable[None]], toward: str
+    ) -> None:
         loop = asyncio.get_running_loop()
         while True:
             at, data = await waiting.get()
@@ -161,16 +177,16 @@ class SimulatedConnection:
                 return
             if at > loop.time():
                 await asyncio.sleep(at - loop.time())
-            data, broken = self._suffer(data)
+            data, broken = self._suffer(data, toward)
             if data:
                 await write(data)
             if broken is not None:
                 raise broken
 
-    def _suffer(self, data: bytes) -> tuple[bytes, Broken | None]:
+    def _suffer(self, data: bytes, toward: str) -> tuple[bytes, Broken | None]:
         """What arrives of these bytes, and whether the connection ends then."""
         one, fate = self._simulation, self._fate
-        if not fate.faulty:
+        if not fate.faulty or one.toward not in (None, toward):
             return data, None
         before, fate.carried = fate.carried, fate.carried + len(data)
         data = self._flip(data)

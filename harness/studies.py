@@ -15,6 +15,7 @@ from harness.commands import (
     Code,
     Corpus,
     Form,
+    Plugin,
     Vocabulary,
     Wire,
     chosen_code,
@@ -24,6 +25,7 @@ from harness.commands import (
     presets_of,
     spec_of,
     transmit_dataset,
+    use_own,
 )
 from harness.terminal import FAILED, USAGE, emit, emit_json, fail
 
@@ -47,8 +49,12 @@ def curve(
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
+    plugin: Plugin = None,
 ) -> None:
-    """S_k and r_k against k: FILE under p^(k), frozen after k steps on the corpus. Every point is a real transmission."""
+    """Measure S_k and r_k against k, by real transmissions.
+
+    Each sends FILE under p^(k), frozen after k steps on the corpus.
+    """
     from harness import curve as curves
 
     die = partial(fail, as_json=as_json)
@@ -57,6 +63,7 @@ def curve(
         die(USAGE, f"{png}: there is no such directory")
     if corpus is not None:
         must_be_readable(corpus, as_json=as_json)
+    use_own(plugin, None, as_json=as_json)
     chosen = [chosen_code(one.strip(), as_json=as_json) for one in code.split(",") if one.strip()]
     for one in chosen:
         spec_of(one, as_json=as_json)
@@ -119,8 +126,12 @@ def sample(
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
+    plugin: Plugin = None,
 ) -> None:
-    """Draw a sample: fair coin flips into Bob's decoder, at the state in which it ended."""
+    """Draw a sample: fair coin flips go into Bob's decoder.
+
+    It draws from the model as it was at the end of a transmission.
+    """
     die = partial(fail, as_json=as_json)
     if (file is None) == (transmission is None):
         die(USAGE, "name a FILE to be sent first, or a --transmission")
@@ -128,6 +139,7 @@ def sample(
         die(USAGE, "--transmission needs the services that hold it: --alice and --bob")
     if file is not None:
         must_be_readable(file, as_json=as_json)
+    use_own(plugin, None, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), as_json=as_json)

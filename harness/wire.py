@@ -68,7 +68,7 @@ class Relay:
     """Listens, and connects every client to the upstream."""
 
     def __init__(self, upstream_host: str, upstream_port: int, simulation: Simulation | None = None) -> None:
-        self._simulation = simulation
+        self.simulation = simulation
         self._connections = 0
         self.passages: OrderedDict[str, Passage] = OrderedDict()
         self._upstream = upstream_host, upstream_port
@@ -86,8 +86,8 @@ class Relay:
         else:
             passage.upstream = _address(up_writer.get_extra_info("sockname"))
             carry = self._carry
-            if self._simulation is not None:
-                carry = partial(self._simulate, SimulatedConnection(self._simulation, self._connections))
+            if self.simulation is not None:
+                carry = partial(self._simulate, SimulatedConnection(self.simulation, self._connections))
             self._connections += 1
             there = asyncio.ensure_future(carry(reader, up_writer, passage, "client_to_upstream_bytes"))
             back = asyncio.ensure_future(carry(up_reader, writer, passage, "upstream_to_client_bytes"))
@@ -137,7 +137,7 @@ class Relay:
             with contextlib.suppress(OSError):
                 target.write_eof()
 
-        await connection.carry(source.read, write, ended)
+        await connection.carry(source.read, write, ended, "bob" if counter.startswith("client") else "alice")
 
 
 def _address(name: Any) -> str:

@@ -30,7 +30,9 @@ from harness.console.services import ServiceError, Services
 from harness.console.settings import ConsoleSettings
 from harness.console.watching import Watches
 from harness.console.yardsticks import Yardsticks, temporary
+from harness.curve import CurveError, parse_steps, training_after
 from harness.figures.shown import ended
+from harness.sample import sample_text
 
 _HERE: Final = Path(__file__).parent
 _NUMBERS_SECONDS: Final = 0.1
@@ -40,6 +42,7 @@ _IDLE_SECONDS: Final = 30.0
 _NUMBERS: Final = ("state", "actors", "formula", "news")
 _PICTURES: Final = ("falling", "cumulative", "ledger", "text")
 _MOST_COMPARED: Final = 8
+_MOST_POINTS: Final = 48
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -57,6 +60,26 @@ class Wish(BaseModel):
 
     dataset: str = Field(max_length=64)
     codes: list[str] = Field(min_length=1, max_length=64)
+
+
+class Points(BaseModel):
+    """What a step curve is to have. corpus: its SHA-256, `sample` for the sample, or none; steps: as in `0,1,10`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str = Field(pattern=r"^[0-9a-f]{64}$")
+    codes: list[str] = Field(min_length=1, max_length=64)
+    corpus: str | None = Field(default=None, pattern=r"^(sample|[0-9a-f]{64})$")
+    steps: str = Field(max_length=400)
+
+
+class Draw(BaseModel):
+    """How much Bob is to draw, and from which coin flips."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: int = Field(ge=1, le=4000)
+    seed: int | None = Field(default=None, ge=0, lt=1 << 53)
 
 
 class Held:
@@ -174,6 +197,10 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: ServiceError) -> Response:
         return answer(request, error.status, str(error))
 
+    @app.exception_handler(CurveError)
+    async def no_curve(request: Request, error: CurveError) -> Response:
+        return answer(request, 422, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
@@ -192,8 +219,6 @@ def _add_pages(app: FastAPI) -> None:
     @app.get("/", response_class=HTMLResponse)
     async def home(held: Holding) -> str:
         """Where one sends, and all datasets."""
-        from harness.sample import sample_text
-
         problems, records, datasets = [], [], []
         try:
             records = await runs.all_runs(held.services)
@@ -213,6 +238,7 @@ def _add_pages(app: FastAPI) -> None:
     async def dataset_page(held: Holding, sha256: Sha256) -> str:
         """All transmissions of one dataset."""
         table, mine = await _table(held, sha256)
+        corpora = await held.services.corpora()
         known = True
         try:
             dataset = await held.services.ask("alice", f"/datasets/{sha256}")
@@ -228,6 +254,10 @@ def _add_pages(app: FastAPI) -> None:
             table=Markup(table),  # noqa: S704 - made by a template
             pictures=await _pictures(held, dataset, mine),
             codes=await _codes(held),
+            curve=pages.curve(mine, {one["id"]: one["name"] for one in corpora}),
+            has_curve=any(one["regime"] == "frozen" for one in mine),
+            corpora=[one for one in corpora if one["vocabulary_size"] == dataset["vocabulary_size"]],
+            sample_bytes=len(sample_text()),
         )
 
     @app.get("/runs/{identifier}", response_class=HTMLResponse)
@@ -259,7 +289,8 @@ def _add_pages(app: FastAPI) -> None:
 
 async def _pictures(held: Held, dataset: dict[str, Any], mine: list[dict[str, Any]]) -> dict[str, Any]:
     """The best transmissions of a dataset as curves, in the order in which they were made, so that colours stay."""
-    best = {one["code"]["digest"]: one for one in reversed(mine)}  # one for each code
+    learning = [one for one in mine if one["regime"] != "frozen"] or mine
+    best = {one["code"]["digest"]: one for one in reversed(learning)}  # one for each code
     shown = sorted(list(best.values())[-_MOST_COMPARED:], key=lambda one: str(one["created_at"]))
     watches = []
     for one in shown:
@@ -306,6 +337,7 @@ def _add_live(app: FastAPI) -> None:
     async def data_events(held: Holding, sha256: Sha256) -> AsyncIterable[ServerSentEvent]:
         """The table and the pictures of a dataset, once a second, until nothing has been under way for a while."""
         shown: dict[str, str] = {}
+        names: dict[str, str] = {one["id"]: one["name"] for one in await held.services.corpora()}
         async with contextlib.AsyncExitStack() as stack:
             followed: set[str] = set()
             idle = 0
@@ -318,7 +350,8 @@ def _add_live(app: FastAPI) -> None:
                             await stack.enter_async_context(held.watches.looking(one["id"]))
                             followed.add(one["id"])
                     dataset = mine[0]["dataset"] if mine else None
-                    found = {"table": table, **(await _pictures(held, dataset, mine) if dataset else {})}
+                    found = {"table": table, "curve": str(pages.curve(mine, names))}
+                    found |= await _pictures(held, dataset, mine) if dataset else {}
                 except ServiceError as error:
                     yield ServerSentEvent(event="trouble", data=str(error))
                 else:
@@ -360,8 +393,6 @@ def _add_actions(app: FastAPI) -> None:
     @app.post("/sample")
     async def post_sample(held: Holding) -> dict[str, Any]:
         """Give Alice the sample."""
-        from harness.sample import sample_text
-
         data = sample_text()
         dataset = await held.services.upload(data, {"name": "pydoc_data.topics", "form": "octets"})
         copy = temporary()
@@ -377,6 +408,59 @@ def _add_actions(app: FastAPI) -> None:
             body = {"dataset": wish.dataset, "code": code}
             begun.append(await held.services.ask("alice", "/transmissions", method="POST", json=body))
         return {"location": f"/runs/{begun[0]['id']}" if len(begun) == 1 else f"/data/{begun[0]['dataset']['sha256']}"}
+
+    @app.post("/corpora")
+    async def post_corpus(
+        request: Request,
+        held: Holding,
+        name: Annotated[str, Query(max_length=255)] = "",
+        vocabulary_size: Annotated[int | None, Query()] = None,
+    ) -> dict[str, Any]:
+        """Give an upload to both services as a corpus: octets, or ids below a vocabulary size, of the form its name tells."""
+        query: dict[str, Any] = {"name": name, "form": "octets"}
+        if vocabulary_size is not None:
+            form = {".npy": "npy", ".json": "json"}.get(Path(name).suffix, "uint16")
+            query |= {"form": form} | ({} if form == "json" else {"vocabulary_size": vocabulary_size})
+        copy = temporary()
+        try:
+            with copy.open("wb") as file:
+                async for part in request.stream():
+                    file.write(part)
+            return await held.services.give_corpus(copy, query)
+        finally:
+            copy.unlink()
+
+    @app.post("/curve")
+    async def post_curve(held: Holding, wish: Points) -> dict[str, Any]:
+        """Begin the transmissions that a step curve lacks; says where to look, and how many there are."""
+        steps = parse_steps(wish.steps)
+        if wish.corpus is None and steps != [0]:
+            raise CurveError("steps above 0 need a corpus to be taken on; without one there is only k = 0")
+        if (many := len(steps) * len(wish.codes)) > _MOST_POINTS:
+            raise CurveError(f"that would be {many} transmissions; ask for {_MOST_POINTS} at most at once")
+        corpus = wish.corpus
+        if corpus == "sample":
+            copy = temporary()
+            try:
+                copy.write_bytes(sample_text())
+                corpus = str((await held.services.give_corpus(copy, {"name": "pydoc_data.topics", "form": "octets"}))["id"])
+            finally:
+                copy.unlink()
+        known = runs.points(runs.over(await runs.all_runs(held.services), wish.dataset))
+        begun = 0
+        for k in steps:
+            for code in wish.codes:
+                if (code, k, corpus if k else None) not in known:
+                    body = {"dataset": wish.dataset, "code": code, **training_after(k, corpus)}
+                    await held.services.ask("alice", "/transmissions", method="POST", json=body)
+                    begun += 1
+        return {"location": f"/data/{wish.dataset}", "begun": begun}
+
+    @app.post("/runs/{identifier}/sample")
+    async def post_draw(held: Holding, identifier: Id, wish: Draw) -> dict[str, str]:
+        """Let Bob draw from the model as it was at the end."""
+        path = f"/transmissions/{identifier}/sample"
+        return {"html": pages.drawn(await held.services.ask("bob", path, method="POST", json=wish.model_dump()))}
 
     @app.post("/runs/{identifier}/{action}")
     async def act(

@@ -9,8 +9,10 @@ import jinja2
 from markupsafe import Markup
 
 from harness.figures import text
-from harness.figures.pictures import LAYERS, Run, bits_per_byte, cumulative, layer_bars, layers
-from harness.figures.shown import FINAL_STATES, SHOWN_TOKENS, Shown, token_bytes
+from harness.figures.pictures import LAYERS, Run, bits_per_byte, cumulative, layer_bars, layers, sample_bar
+from harness.figures.shown import FINAL_STATES, SHOWN_TOKENS, Shown, ended, token_bytes
+from harness.figures.steps import regime_of, series_of, step_charts
+from harness.figures.svg import Chart
 
 STATES: Final = {
     "queued": "waiting for its turn",
@@ -40,7 +42,12 @@ def size(count: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A rate."""
-    return "–" if value is None else f"{100 * value:.2f} %"
+    return "–" if value is None else f"{100 * value:.2f} %".replace("-", "−")
+
+
+def seconds(value: float | None) -> str:
+    """A time."""
+    return "–" if value is None else f"{value:,.1f} s"
 
 
 def speed(bits: float | None) -> str:
@@ -62,7 +69,9 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.filters.update(width=token_bytes, number=number, size=size, percent=percent, speed=speed)
+    found.filters.update(
+        width=token_bytes, number=number, size=size, percent=percent, seconds=seconds, speed=speed, regime=regime_of
+    )
     found.globals.update(states=STATES, ended=FINAL_STATES, layer_words={kind: words for kind, _, words in LAYERS})
     return found
 
@@ -74,12 +83,16 @@ def render(template: str, **values: Any) -> str:
 
 def run_parts(watch: Shown, yardsticks: dict[str, int], *, only: tuple[str, ...] | None = None) -> dict[str, Markup]:
     """A transmission's parts by name: HTML to be put on its page."""
+
+    def chart(name: str) -> str:
+        return _charts([watch], watch.record["dataset"], yardsticks)[name].html()
+
     makers: dict[str, Callable[[], str]] = {
         "state": lambda: render("parts/state.html", **_facts(watch)),
         "actors": lambda: render("parts/actors.html", **_facts(watch)),
         "formula": lambda: render("parts/formula.html", **_facts(watch)),
-        "falling": lambda: _falling(watch),
-        "cumulative": lambda: _cumulative(watch, yardsticks),
+        "falling": lambda: chart("falling"),
+        "cumulative": lambda: chart("cumulative"),
         "ledger": lambda: ledger(watch),
         "text": lambda: decoded(watch),
         "news": lambda: news(watch),
@@ -117,18 +130,6 @@ def news(watch: Shown) -> str:
         cost = facts["figures"]["bits_per_byte"]
         return f"The transmission is {state}{'' if cost is None else f' at {cost:.3f} bits per byte'}."
     return f"{STATES[state].capitalize()}: {10 * int(10 * facts['share'])} percent decoded."
-
-
-def _falling(watch: Shown) -> str:
-    dataset = watch.record["dataset"]
-    run = Run(name=watch.record["code"]["name"], curve=watch.curve)
-    return bits_per_byte([run], tokens=dataset["tokens"], vocabulary_size=dataset["vocabulary_size"])
-
-
-def _cumulative(watch: Shown, yardsticks: dict[str, int]) -> str:
-    dataset = watch.record["dataset"]
-    run = Run(name=watch.record["code"]["name"], curve=watch.curve)
-    return cumulative([run], tokens=dataset["tokens"], vocabulary_size=dataset["vocabulary_size"], yardsticks=yardsticks)
 
 
 def ledger(watch: Shown) -> str:
@@ -189,17 +190,43 @@ def _limits(index: int) -> tuple[float | None, float | None]:
     return steps[index], steps[index + 1]
 
 
+def comparison_charts(watches: Sequence[Shown], dataset: dict[str, Any], yardsticks: dict[str, int]) -> dict[str, Chart]:
+    """All transmissions of one dataset in the same two pictures; those frozen at some k only where there are no others."""
+    learning = [watch for watch in watches if watch.record["regime"] != "frozen"] or watches
+    return _charts([watch for watch in learning if len(watch.curve.positions) > 1], dataset, yardsticks)
+
+
 def comparison_pictures(watches: Sequence[Shown], dataset: dict[str, Any], yardsticks: dict[str, int]) -> dict[str, Markup]:
-    """All transmissions of one dataset in the same two pictures."""
-    named = [
-        Run(name=watch.record["code"]["name"], curve=watch.curve, colour=index)
-        for index, watch in enumerate(watches)
-        if len(watch.curve.positions) > 1
-    ]
+    """The same with their values, as HTML."""
+    found = comparison_charts(watches, dataset, yardsticks)
+    return {name: Markup(chart.html()) for name, chart in found.items()}  # noqa: S704 - made by the pictures
+
+
+def _charts(watches: Sequence[Shown], dataset: dict[str, Any], yardsticks: dict[str, int]) -> dict[str, Chart]:
+    named = [Run(name=watch.record["code"]["name"], curve=watch.curve, colour=index) for index, watch in enumerate(watches)]
     tokens, size_m = dataset["tokens"], dataset["vocabulary_size"]
     return {
-        "falling": Markup(bits_per_byte(named, tokens=tokens, vocabulary_size=size_m)),  # noqa: S704 - made by the pictures
-        "cumulative": Markup(  # noqa: S704
-            cumulative(named, tokens=tokens, vocabulary_size=size_m, yardsticks=yardsticks)
-        ),
+        "falling": bits_per_byte(named, tokens=tokens, vocabulary_size=size_m),
+        "cumulative": cumulative(named, tokens=tokens, vocabulary_size=size_m, yardsticks=yardsticks),
     }
+
+
+def curve(records: Sequence[dict[str, Any]], corpora: dict[str, str] | None = None) -> Markup:
+    """The step curve of one dataset, as far as its points are there."""
+    frozen = [one for one in records if one["regime"] == "frozen"]
+    pictures = [chart.html() for chart in step_charts(series_of(frozen, corpora))]
+    return Markup(  # noqa: S704 - made by a template
+        render(
+            "parts/curve.html",
+            pictures=[Markup(one) for one in pictures],  # noqa: S704 - made by the pictures
+            made=sum(one["state"] == "verified" for one in frozen),
+            waiting=sum(not ended(one) for one in frozen),
+            lost=[one for one in frozen if ended(one) and one["state"] != "verified"],
+        )
+    )
+
+
+def drawn(found: dict[str, Any]) -> Markup:
+    """A sample that Bob has drawn."""
+    bar = Markup(sample_bar(found))  # noqa: S704 - made by the pictures
+    return Markup(render("parts/sample.html", drawn=found, bar=bar))  # noqa: S704 - made by a template

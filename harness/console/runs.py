@@ -3,7 +3,8 @@
 from typing import Any
 
 from harness.console.services import ServiceError, Services
-from harness.figures.shown import FINAL_STATES
+from harness.figures.shown import FINAL_STATES, ended
+from harness.figures.steps import steps_of
 
 
 async def all_runs(services: Services) -> list[dict[str, Any]]:
@@ -23,6 +24,15 @@ def over(records: list[dict[str, Any]], sha256: str) -> list[dict[str, Any]]:
     """Those of one dataset, by S_k; those under way first, what came to nothing last."""
     mine = [one for one in records if one["dataset"]["sha256"] == sha256]
     return sorted(mine, key=_rank)
+
+
+def points(records: list[dict[str, Any]]) -> set[tuple[str, int, str | None]]:
+    """The frozen ones that are verified or under way: code, k and corpus."""
+    return {
+        (one["code"]["name"], steps_of(one), one["corpus"])
+        for one in records
+        if one["regime"] == "frozen" and (one["state"] == "verified" or not ended(one))
+    }
 
 
 def _rank(record: dict[str, Any]) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 import json
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -102,6 +103,28 @@ class Services:
         """Give Alice a dataset. Raises `ServiceError`."""
         headers = {"Content-Type": "application/octet-stream"}
         return await self.ask("alice", "/datasets", method="POST", params=query, content=content, headers=headers)
+
+    async def corpora(self) -> list[dict[str, Any]]:
+        """Corpora that both services hold; none where one of them does not answer."""
+        try:
+            at_bob = {one["id"] for one in (await self.ask("bob", "/corpora"))["corpora"]}
+            return [one for one in (await self.ask("alice", "/corpora"))["corpora"] if one["id"] in at_bob]
+        except ServiceError:
+            return []
+
+    async def give_corpus(self, path: Path, query: dict[str, Any]) -> dict[str, Any]:
+        """Give a file to both services as a corpus. Raises `ServiceError`."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    yield part
+
+        headers = {"Content-Type": "application/octet-stream"}
+        both: tuple[Name, ...] = ("bob", "alice")
+        for service in both:
+            found = await self.ask(service, "/corpora", method="POST", params=query, content=parts(), headers=headers)
+        return found
 
     async def _send(self, service: Name, path: str, *, method: str = "GET", **options: Any) -> httpx.Response:
         try:

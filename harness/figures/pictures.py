@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.figures.curve import Curve
-from harness.figures.svg import Line, bar, line_chart
+from harness.figures.svg import Chart, Line, bar
 
 COLOURS: Final = 8
 LAYERS: Final = (
@@ -38,7 +38,7 @@ def _final(run: Run) -> float:
     return float(run.curve.per_byte()[1][-1]) if len(run.curve.positions) > 1 else math.nan
 
 
-def bits_per_byte(runs: Sequence[Run], *, tokens: int | None, vocabulary_size: int) -> str:
+def bits_per_byte(runs: Sequence[Run], *, tokens: int | None, vocabulary_size: int) -> Chart:
     """Bits per byte against the position. Of one run also over the last thirtieth of the data alone."""
     lines, top = [], 0.0
     uniform = math.log2(vocabulary_size) / (runs[0].curve.width if runs else 1)
@@ -55,18 +55,19 @@ def bits_per_byte(runs: Sequence[Run], *, tokens: int | None, vocabulary_size: i
     end = _end(runs, tokens)
     lines.insert(0, Line(label="uniform", xs=[0.0, float(end)], ys=[uniform, uniform], kind="uniform"))
     said = "; ".join(f"{run.name}: {_final(run):.3f}" for run in runs if len(run.curve.positions) > 1)
-    return line_chart(
-        "Bits per byte",
-        f"Bits per byte after {end:,} tokens, {said or 'nothing yet'}. Uniform: {uniform:.3f}.",
-        lines,
+    return Chart(
+        title="Bits per byte",
+        description=f"Bits per byte after {end:,} tokens, {said or 'nothing yet'}. Uniform: {uniform:.3f}.",
+        lines=lines,
         x_label="tokens",
         x_top=float(end),
         y_top=max(uniform, min(top, 2 * uniform)) * 1.05,
         y_format=lambda value: f"{value:.3g}",
+        y_exact=lambda value: f"{value:.3f}",
     )
 
 
-def cumulative(runs: Sequence[Run], *, tokens: int | None, vocabulary_size: int, yardsticks: Mapping[str, int]) -> str:
+def cumulative(runs: Sequence[Run], *, tokens: int | None, vocabulary_size: int, yardsticks: Mapping[str, int]) -> Chart:
     """Σ −log2 p against the position. yardsticks: bytes of other programs' output, by their name."""
     end = _end(runs, tokens)
     uniform = end * math.log2(vocabulary_size)
@@ -80,11 +81,11 @@ def cumulative(runs: Sequence[Run], *, tokens: int | None, vocabulary_size: int,
         lines.append(Line(label=run.name, xs=run.curve.positions.tolist(), ys=bits.tolist(), kind=run.kind))
     said = "; ".join(f"{run.name}: {run.curve.bits[-1]:,.0f}" for run in runs)
     beside = "; ".join(f"{name} of the whole: {8 * size:,}" for name, size in yardsticks.items())
-    return line_chart(
-        "Cumulative bits",
-        f"Bits after the tokens sent so far, |f| not among them. Uniform, all {end:,} tokens: {uniform:,.0f}; "
+    return Chart(
+        title="Cumulative bits",
+        description=f"Bits after the tokens sent so far, |f| not among them. Uniform, all {end:,} tokens: {uniform:,.0f}; "
         + "; ".join(part for part in (said, beside) if part),
-        lines,
+        lines=lines,
         x_label="tokens",
         x_top=float(end),
         y_top=top * 1.03,
@@ -116,3 +117,12 @@ def layer_bars(direction: Mapping[str, Any]) -> tuple[str, str]:
     first = bar("Bytes on the socket by layer", f"{said}; together {whole:,.0f} bytes", named, max(whole, 1))
     second = bar("All but z, magnified", f"together {rest:,.0f} bytes", named[1:], max(rest, 1))
     return first, second
+
+
+def sample_bar(drawn: Mapping[str, Any]) -> str:
+    """The coin flips of a sample: as many as -log2 of its interval, and those that the decoder has read ahead."""
+    spent, flips = float(drawn["nll_bits"]), float(drawn["flips"])
+    ahead = ("messages", f"read ahead: {flips - spent:,.1f}", flips - spent)
+    parts = [("z", f"-log2 of the interval: {spent:,.1f} bits", spent), ahead]
+    said = f"-log2 of the interval {spent:,.1f}, read ahead {flips - spent:,.1f}; together {flips:,.0f}"
+    return bar("Coin flips", said, parts, max(flips, 1.0))

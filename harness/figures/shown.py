@@ -17,7 +17,10 @@ def ended(record: dict[str, Any]) -> bool:
 
 
 class Shown:
-    """A transmission. records: as each service tells it. text: a part of what Bob decoded. problems: sentences for people."""
+    """A transmission. records: as each service tells it. text: a part of what Bob decoded. sample: what he drew from its model.
+
+    problems: sentences for people.
+    """
 
     def __init__(
         self,
@@ -25,11 +28,13 @@ class Shown:
         records: dict[Name, dict[str, Any]] | None = None,
         curve: Curve | None = None,
         text: dict[str, Any] | None = None,
+        sample: dict[str, Any] | None = None,
     ) -> None:
         self.id = identifier
         self.records: dict[Name, dict[str, Any]] = records or {}
         self.problems: dict[Name, str] = {}
         self.text = text
+        self.sample = sample
         self._curve = curve
 
     @property

@@ -39,8 +39,8 @@ class Report:
         return found
 
 
-def add_from_services(report: Report, client: Client, identifier: str, *, compare: bool = True) -> None:
-    """Ask both services about a transmission. Raises `RequestError` where neither knows it."""
+def add_from_services(report: Report, client: Client, identifier: str, *, compare: bool = True, sample: int = 0) -> None:
+    """Ask both services about a transmission. sample: tokens for Bob to draw. Raises `RequestError` where neither knows it."""
     records: dict[Name, dict[str, Any]] = {}
     names: tuple[Name, ...] = ("alice", "bob")
     refused: RequestError | None = None
@@ -54,6 +54,8 @@ def add_from_services(report: Report, client: Client, identifier: str, *, compar
     run = Shown(identifier, records, curve_of(client, records["bob"]) if "bob" in records else None)
     if run.curve.positions[-1] > 0:
         run.text = client.decoded(identifier, 0, SHOWN_TOKENS)
+    if sample and run.record["state"] == "verified":
+        run.sample = client.sample(identifier, sample, None)
     report.runs.append(run)
     dataset = run.record["dataset"]
     wanted = compare and dataset["sha256"] not in report.yardsticks and run.record["reconstruction"]["verified"]
@@ -85,6 +87,7 @@ def to_lines(report: Report) -> Iterator[str]:
             **{str(name): record for name, record in run.records.items()},
             "curve": curve,
             "text": run.text,
+            "sample": run.sample,
             "others": report.yardsticks.get(run.record["dataset"]["sha256"], {}),
         }
         yield json.dumps(whole, ensure_ascii=False)
@@ -105,7 +108,7 @@ def add_from_lines(report: Report, lines: Iterable[str], name: str) -> None:
                 bits=np.array(found["curve"]["bits"], np.float64),
                 width=int(found["curve"]["width"]),
             )
-            run = Shown(str(found["transmission"]), records, curve, found["text"])
+            run = Shown(str(found["transmission"]), records, curve, found["text"], found.get("sample"))
             report.yardsticks[run.record["dataset"]["sha256"]] = dict(found["others"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ReportError(

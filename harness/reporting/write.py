@@ -3,7 +3,6 @@
 import csv
 import io
 import platform
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -12,23 +11,22 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from harness.console import pages
+from harness.figures import raster
 from harness.figures.raster import png, standalone, stylesheet
 from harness.figures.shown import Shown
+from harness.figures.steps import series_of, step_charts
 from harness.reporting.gather import Report, to_lines
 from harness.versions import package_version
-
-_GAP: Final = 24
-_BOX: Final = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
 
 
 def html(report: Report) -> bytes:
     """One HTML file: no script, and nothing that would have to be loaded."""
     datasets = []
     for sha256, mine in report.by_dataset().items():
-        beside = report.yardsticks.get(sha256, {})
+        beside, records = report.yardsticks.get(sha256, {}), [run.record for run in mine]
         table = pages.render(
             "parts/table.html",
-            runs=[run.record for run in mine],
+            runs=records,
             here="",
             at="#",
             yardsticks=beside,
@@ -38,8 +36,9 @@ def html(report: Report) -> bytes:
             {
                 "dataset": mine[0].record["dataset"],
                 "pictures": pages.comparison_pictures(mine, mine[0].record["dataset"], beside) if len(mine) > 1 else None,
+                "curve": pages.curve(records) if any(one["regime"] == "frozen" for one in records) else None,
                 "table": Markup(table),  # noqa: S704 - made by a template
-                "runs": [(run.record, pages.run_parts(run, beside)) for run in mine],
+                "runs": [(run.record, pages.run_parts(run, beside), run.sample and pages.drawn(run.sample)) for run in mine],
             }
         )
     console = files("harness.console").joinpath("static", "console.css").read_text(encoding="utf-8")
@@ -120,18 +119,12 @@ def _flat(run: Shown) -> dict[str, Any]:
 
 def sheet(report: Report) -> str:
     """All pictures in one, two beside each other."""
-    placed, y, width = [], 0.0, 0.0
+    rows: list[list[str]] = []
     for sha256, mine in report.by_dataset().items():
-        found = pages.comparison_pictures(mine, mine[0].record["dataset"], report.yardsticks.get(sha256, {}))
-        x = high = 0.0
-        for picture in found.values():
-            box = _BOX.search(picture)
-            assert box is not None
-            wide, tall = float(box[1]), float(box[2])
-            placed.append(str(picture).replace("<svg ", f'<svg x="{x}" y="{y}" width="{wide}" height="{tall}" ', 1))
-            x, high = x + wide + _GAP, max(high, tall)
-        y, width = y + high + _GAP, max(width, x - _GAP)
-    height = max(1.0, y - _GAP)
-    size = f'viewBox="0 0 {width + 2 * _GAP:g} {height + 2 * _GAP:g}"'
-    head = f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="Bits per byte; cumulative bits">'
-    return f'{head}<g transform="translate({_GAP} {_GAP})">{"".join(placed)}</g></svg>'
+        dataset = mine[0].record["dataset"]
+        found = pages.comparison_charts(mine, dataset, report.yardsticks.get(sha256, {}))
+        rows.append([chart.svg() for chart in found.values()])
+        series = series_of(run.record for run in mine)
+        if series:
+            rows.append([chart.svg() for chart in step_charts(series)])
+    return raster.sheet(rows, "Bits per byte; cumulative bits")

@@ -6,12 +6,14 @@
     │   ├── UnknownPresetError
     │   ├── VocabularyError
     │   ├── PluginError                 a plugin that is not here, or not the same
+    │   ├── PretrainedError             a model's files are not here, or do not fit the code
     │   └── CorpusError
     ├── CodecError                      coding cannot go on
     │   ├── StateError
     │   ├── CorruptCodeError
     │   ├── NonPortableOperation        other machines would compute other bits
     │   ├── PluginFailedError           a plugin's predictor raised
+    │   ├── PretrainedFailedError       a pretrained model raised
     │   └── MachineError                this machine does not compute f exactly
     └── ChannelError                    the conversation cannot go on
         ├── LocalProtocolError          our side tried what the protocol forbids
@@ -52,6 +54,8 @@ from shared.code.errors import (
     NonPortableOperation,
     PluginError,
     PluginFailedError,
+    PretrainedError,
+    PretrainedFailedError,
     SpecError,
     StateError,
     UnknownPresetError,
@@ -297,12 +301,14 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     VocabularyError: Description("not-in-vocabulary", 4003, 422),
     CorpusError: Description("corpus-unavailable", 4004, 422),
     PluginError: Description("plugin-unavailable", 4005, 422),
+    PretrainedError: Description("pretrained-unavailable", 4006, 422),
     CodecError: Description("codec", 4010, 500),
     StateError: Description("invalid-state", 4011, 500),
     CorruptCodeError: Description("corrupt-code", 4012, 500),
     NonPortableOperation: Description("non-portable-operation", 4013, 500),
     MachineError: Description("inexact-machine", 4014, 500),
     PluginFailedError: Description("plugin-failed", 4015, 500),
+    PretrainedFailedError: Description("pretrained-failed", 4016, 500),
     ChannelError: Description("channel", 4020, 502),
     LocalProtocolError: Description("local-protocol-error", 1011, 500),
     RemoteProtocolError: Description("protocol-error", 4021, 502),

@@ -48,6 +48,18 @@ class PluginError(InputError):
         return f"the plugin {self.name}: {self.reason}"
 
 
+class PretrainedError(InputError):
+    """A pretrained model whose files are not held here, cannot be used, or do not fit the code."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the pretrained model {self.name}: {self.reason}"
+
+
 class CorpusError(InputError):
     """A corpus that the code starts from is not held, is not the one named, or cannot be trained on."""
 
@@ -108,6 +120,18 @@ class PluginFailedError(CodecError):
 
     def __str__(self) -> str:
         return f"the plugin {self.name} failed: {self.reason}"
+
+
+class PretrainedFailedError(CodecError):
+    """A pretrained model raised while it predicted or learned, or gave what are no logits."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the pretrained model {self.name} failed: {self.reason}"
 
 
 class NonPortableOperation(CodecError):  # noqa: N818 - an operation, refused

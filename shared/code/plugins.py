@@ -14,7 +14,8 @@ import numpy.typing as npt
 from shared.code.errors import CodelengthError, PluginError, PluginFailedError
 from shared.code.models import PRESETS, Preset
 from shared.code.models.base import I64, U32, Coder, Predictor
-from shared.code.spec import CodeSpec, PluginModel
+from shared.code.pretrained import require_pretrained
+from shared.code.spec import CodeSpec, PluginModel, PretrainedModel
 
 R = TypeVar("R")
 
@@ -52,10 +53,15 @@ def register(plugin: Plugin) -> None:
     PRESETS[plugin.name] = plugin.preset
 
 
-def require(spec: CodeSpec) -> None:
-    """Raise `PluginError` if the spec is a plugin's that is not held here, or not with that source."""
+def require(spec: CodeSpec, called: str = "") -> None:
+    """Raise `PluginError` or `PretrainedError` if the spec is of files that are not held here, or not of these.
+
+    called: the code's name at the peer, for the error.
+    """
     if isinstance(spec.model, PluginModel):
         _find(spec.model)
+    if isinstance(spec.model, PretrainedModel):
+        require_pretrained(spec, called)
 
 
 def build_plugin(spec: CodeSpec) -> Predictor:

@@ -12,7 +12,7 @@ from typing import Final
 
 from shared.code.codec import Encoder
 from shared.code.models import preset
-from shared.code.spec import CodeSpec, PluginModel, Vocabulary
+from shared.code.spec import CodeSpec, PluginModel, PretrainedModel, Vocabulary
 from shared.code.vocabulary import Tokens, to_tokens, token_width
 
 _PACKAGE: Final = "shared.code"
@@ -36,6 +36,8 @@ def source_module(spec: CodeSpec) -> str:
     """The module of f that a spec's code begins with, beside the codec; specs that share it share the source of f."""
     if isinstance(spec.model, PluginModel):
         return f"plugin.{spec.model.source}"
+    if isinstance(spec.model, PretrainedModel):
+        return f"{_PACKAGE}.models.pretrained"
     return f"{_PACKAGE}.models.{'native' if spec.numerics == 'native' else spec.model.kind}"
 
 
@@ -45,6 +47,8 @@ def required_modules(spec: CodeSpec, sources: Mapping[str, bytes]) -> tuple[str,
     sources: module name (`shared.code.codec`; a package under its own name) to source text. Raises `KeyError` if one lacks.
     """
     wanted = [f"{_PACKAGE}.codec", source_module(spec)]
+    if isinstance(spec.model, PretrainedModel):
+        wanted.append(f"{_PACKAGE}.pretrained")
     found: set[str] = set()
     while wanted:
         name = wanted.pop()

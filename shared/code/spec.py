@@ -193,10 +193,43 @@ class PluginModel(_Part):
         return self.memory_mebibytes << 20
 
 
+class PretrainedModel(_Part):
+    """A causal language model from files that each side has: `files` is a SHA-256 over its config.json and its weights.
+
+    It sees at most the last `context` tokens. parameters, layers, width: as the files have it, so that its memory is known
+    where they are not read.
+    """
+
+    kind: Literal["pretrained"] = "pretrained"
+    files: str = Field(pattern=r"^[0-9a-f]{64}$")
+    parameters: int = Field(ge=1, le=1 << 40)
+    layers: int = Field(ge=1, le=1 << 12)
+    width: int = Field(ge=1, le=1 << 20)
+    context: int = Field(default=512, ge=1, le=1 << 20)
+
+    def memory_bytes(self, vocabulary_size: int, positions: int, streams: int, *, learns: bool) -> int:
+        """Upper bound of weights, keys and values, activations and logits; with gradients and moments if it learns."""
+        inputs, attention = self.context * streams, self.context * self.width // 2
+        rows, in_hand = (positions * streams, self.layers) if learns else (streams, 1)
+        weights = (24 if learns else 12) * self.parameters
+        cache = 16 * self.layers * self.width * inputs
+        return weights + cache + in_hand * inputs * (160 * self.width + attention) + 32 * vocabulary_size * rows + (1 << 27)
+
+
 NETWORKS = (RecurrentModel, TransformerModel)
+STREAMED = (*NETWORKS, PluginModel, PretrainedModel)
+"""What codes several streams at once, and may have native numerics."""
 
 Model = Annotated[
-    UniformModel | FrequencyModel | NgramModel | MixingModel | EnsembleModel | RecurrentModel | TransformerModel | PluginModel,
+    UniformModel
+    | FrequencyModel
+    | NgramModel
+    | MixingModel
+    | EnsembleModel
+    | RecurrentModel
+    | TransformerModel
+    | PluginModel
+    | PretrainedModel,
     Field(discriminator="kind"),
 ]
 
@@ -275,15 +308,26 @@ class CodeSpec(_Part):
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
-        if self.streams > 1 and not isinstance(self.model, (*NETWORKS, PluginModel)):
+        if self.streams > 1 and not isinstance(self.model, STREAMED):
             msg = f"a {self.model.kind} model codes one stream, not {self.streams}"
             raise ValueError(msg)
-        if isinstance(self.model, (*NETWORKS, PluginModel)) and self.segment_tokens * self.streams > MAX_SEGMENT_ROWS:
+        if isinstance(self.model, STREAMED) and self.segment_tokens * self.streams > MAX_SEGMENT_ROWS:
             msg = f"a segment of {self.segment_tokens} × {self.streams} positions; at most {MAX_SEGMENT_ROWS} fit"
             raise ValueError(msg)
-        if self.numerics == "native" and not isinstance(self.model, (*NETWORKS, PluginModel)):
+        if self.numerics == "native" and not isinstance(self.model, STREAMED):
             msg = f"a {self.model.kind} model has no native numerics: it is integers throughout"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_fits(self) -> Self:
+        if isinstance(self.model, PretrainedModel):
+            if self.numerics != "native":
+                msg = "a pretrained model is floats throughout: its numerics are native"
+                raise ValueError(msg)
+            if self.segment_tokens > self.model.context:
+                msg = f"a segment of {self.segment_tokens} tokens; the model sees {self.model.context}"
+                raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
@@ -307,6 +351,8 @@ class CodeSpec(_Part):
         """Upper bound of what a predictor and a codec of this spec hold, independent of n."""
         if isinstance(self.model, NETWORKS):
             model = self.model.memory_bytes(self.vocabulary_size, self.segment_tokens, self.streams)
+        elif isinstance(self.model, PretrainedModel):
+            model = self.model.memory_bytes(self.vocabulary_size, self.segment_tokens, self.streams, learns=self.learns)
         else:
             model = self.model.memory_bytes(self.vocabulary_size)
         frozen = self.frozen and not isinstance(self.model, UniformModel | FrequencyModel | NgramModel)
@@ -319,6 +365,11 @@ class CodeSpec(_Part):
     def frozen(self) -> bool:
         """Whether p^(k) is fixed while D is sent."""
         return isinstance(self.training, FrozenTraining)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is a training step at all, before D is sent or while it is."""
+        return not self.frozen or self.start is not None
 
     @property
     def start(self) -> Start | None:

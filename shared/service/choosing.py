@@ -13,7 +13,6 @@ from typing import Any, Final
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.codec import Encoder
 from shared.code.models import PRESETS, preset
-from shared.code.plugins import PLUGINS
 from shared.code.spec import Vocabulary
 from shared.code.vocabulary import Tokens, to_tokens, token_width
 from shared.service.kernels import ready_for
@@ -21,6 +20,7 @@ from shared.service.worker import Aborted, Output, Pipe
 
 AUTO: Final = "auto"
 PART_TOKENS: Final = 1 << 16
+_LOADING_TOKENS: Final = 300
 _NAME: Final = re.compile(r"auto: (\S+) of (\d{1,4})")
 
 
@@ -36,8 +36,9 @@ def choice_bits(name: str) -> int:
 
 
 def candidates(vocabulary: Vocabulary, max_model_bytes: int) -> list[str]:
-    """The presets that a service allows, quickest first; plugins are no candidates: Bob may have others."""
-    return [name for name in PRESETS if name not in PLUGINS and preset(name, vocabulary).memory_bytes <= max_model_bytes]
+    """The presets that a service allows, quickest first; none of files that a user named: Bob may have others."""
+    known = [name for name, one in PRESETS.items() if not one.local]
+    return [name for name in known if preset(name, vocabulary).memory_bytes <= max_model_bytes]
 
 
 def choose(
@@ -48,28 +49,43 @@ def choose(
     seconds: float,
     *,
     stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The preset of which the smallest S_k is expected, and the trials, in the order tried.
 
-    part: D's beginning. tokens: n. f_bits: the candidates, and |f| of each. seconds: for all of them together. A trial: tokens
-    coded, their bits, and S_k if all of D cost as much a token, None where time ran out before the part's end. stop: asked after
-    every segment; raises `Aborted` once it says so.
+    part: D's beginning. tokens: n. f_bits: the candidates, and |f| of each. seconds: for all of them together, to code: that a
+    candidate's kernels may have to be compiled first is not counted. A trial: tokens coded, their bits, and S_k if all of D cost
+    as much a token, None where time ran out before the part's end. stop: asked after every segment; raises `Aborted` once it
+    says so.
     """
-    deadline = time.monotonic() + seconds
-    trials = [_trial(vocabulary, name, part, tokens, bits, deadline, stop) for name, bits in f_bits.items()]
+    trials: list[dict[str, Any]] = []
+    left = seconds
+    for name, bits in f_bits.items():
+        trials.append(_trial(vocabulary, name, part, tokens, bits, left, stop, clock))
+        left -= trials[-1]["seconds"]
     finished = [one for one in trials if one["sk_bits"] is not None]
     chosen = min(finished, key=lambda one: one["sk_bits"])["code"] if finished else next(iter(f_bits))
     return chosen, trials
 
 
 def _trial(
-    vocabulary: Vocabulary, name: str, part: Tokens, tokens: int, f_bits: int, deadline: float, stop: Callable[[], bool]
+    vocabulary: Vocabulary,
+    name: str,
+    part: Tokens,
+    tokens: int,
+    f_bits: int,
+    seconds: float,
+    stop: Callable[[], bool],
+    clock: Callable[[], float],
 ) -> dict[str, Any]:
-    started = time.monotonic()
     spec = preset(name, vocabulary)
-    done, units = 0, 0
-    if started < deadline:
+    done, units, tried = 0, 0, seconds > 0 and len(part) > 0
+    if tried:
         ready_for(spec)
+        for _ in Encoder(spec).encode_block(part[:_LOADING_TOKENS]):  # compiles its kernels, or loads them
+            pass
+    started = clock()
+    if tried:
         encoder = Encoder(spec)
         for first in range(0, len(part), spec.block_tokens):
             for segment in encoder.encode_block(part[first : first + spec.block_tokens]):
@@ -78,17 +94,20 @@ def _trial(
                 units += segment.cost_units
                 if stop():
                     raise Aborted
-                if time.monotonic() > deadline:
+                if clock() > started + seconds:
                     break
+            else:
+                continue
+            break
     bits = units / COST_UNITS_PER_BIT
-    whole = done == len(part) and (started < deadline or not len(part))
+    whole = done == len(part)
     expected = f_bits + (bits * tokens / len(part) if len(part) else 0.0)
     return {
         "code": name,
         "tokens": done,
         "nll_bits": bits,
         "sk_bits": expected if whole else None,
-        "seconds": time.monotonic() - started,
+        "seconds": clock() - started,
     }
 
 

@@ -15,7 +15,8 @@ from shared.code.spec import CodeSpec, Vocabulary
 from shared.service.app import PROBLEMS, Held, Services
 from shared.service.auth import require_token
 from shared.service.coding import read_blocks
-from shared.service.errors import ConflictError, NotFoundError
+from shared.service.errors import ConflictError, NotFoundError, TooLargeError
+from shared.service.limits import training_tokens
 from shared.service.records import Corpus
 from shared.service.starts import Origin
 from shared.service.uploads import UPLOAD, FormOrNone, Name, SizeOrNone, uploaded
@@ -33,10 +34,14 @@ class CorpusList(BaseModel):
 def origin_of(held: Services, spec: CodeSpec) -> tuple[Origin | None, int]:
     """Where a spec starts from at this service, and what |f| is charged for it, in bits; None and 0 where it starts from p^(0).
 
-    Raises `CorpusError` where the corpus is not held, or is of another vocabulary.
+    Raises `CorpusError` where the corpus is not held, or is of another vocabulary, and `TooLargeError` where it would be trained
+    on for longer than is allowed.
     """
     if spec.start is None:
         return None, 0
+    tokens, most = training_tokens(spec), held.settings.max_training_tokens
+    if tokens > most:
+        raise TooLargeError(f"training on {tokens} tokens before the data", most, "CODELENGTH_MAX_TRAINING_TOKENS")
     sha256 = spec.start.corpus
     try:
         corpus = held.store.corpus(sha256)

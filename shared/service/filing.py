@@ -18,13 +18,13 @@ from shared.code.errors import CorpusError
 from shared.code.spec import CodeSpec, Vocabulary
 from shared.code.vocabulary import dataset_digest, from_tokens, token_width
 from shared.service.kernels import ready_for, runtime_fingerprint
+from shared.service.limits import Limits, training_tokens
 
 if TYPE_CHECKING:
     from shared.code.models.base import Predictor
     from shared.service.coding import TransmissionDecoder
 
 _PART_BYTES: Final = 1 << 16
-MAX_MODEL_BYTES: Final = 1 << 29
 _KEPT_BYTES: Final = 1 << 31
 
 
@@ -168,14 +168,14 @@ def decompress(
     write: Callable[[bytes], object],
     *,
     max_bytes: int | None = None,
-    max_model_bytes: int = MAX_MODEL_BYTES,
+    limits: Limits | None = None,
     corpora: Corpora | None = None,
     progress: Progress | None = None,
 ) -> list[Stored]:
     """Decode every transmission in `source`; a block is written only after its CHECK has held.
 
-    max_bytes: that may be written in all. corpora: with those that codes start from. Raises a `CodelengthError` at the first
-    thing that is wrong.
+    max_bytes: that may be written in all. limits: of what a code may need. corpora: with those that codes start from. Raises a
+    `CodelengthError` at the first thing that is wrong.
     """
     found: list[Stored] = []
     decoder: TransmissionDecoder | None = None
@@ -183,7 +183,7 @@ def decompress(
     code, began, before, written, blocks = "", 0, 0, 0, 0
     for message, end in _messages(read):
         if isinstance(message, Hello):
-            spec = _acceptable(message, max_model_bytes)
+            spec = _acceptable(message, limits or Limits())
             room = None if max_bytes is None else max_bytes - written
             _fits(message, spec, room)
             decoder = _decoder(spec, message, room, corpora or Corpora())
@@ -243,10 +243,12 @@ def _messages(read: Read) -> Iterator[tuple[Message, int]]:
     reader.end()
 
 
-def _acceptable(hello: Hello, max_model_bytes: int) -> CodeSpec:
+def _acceptable(hello: Hello, limits: Limits) -> CodeSpec:
     spec = CodeSpec.parse(hello.spec)
-    if spec.memory_bytes > max_model_bytes:
-        raise LimitError("bytes of memory that its code needs", spec.memory_bytes, max_model_bytes)
+    if spec.memory_bytes > limits.model_bytes:
+        raise LimitError("bytes of memory that its code needs", spec.memory_bytes, limits.model_bytes)
+    if training_tokens(spec) > limits.training_tokens:
+        raise LimitError("tokens to train on before the data", training_tokens(spec), limits.training_tokens)
     return spec
 
 

@@ -10,6 +10,7 @@ import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import shared.code
@@ -102,6 +103,7 @@ def runtime_fingerprint() -> str:
         "python": platform.python_version(),
         "threads": os.environ.get("CODELENGTH_WORKER_THREADS", "1"),
         "torch": version("torch"),
+        **({"transformers": version("transformers")} if find_spec("transformers") is not None else {}),
         "vectors": os.environ.get("ATEN_CPU_CAPABILITY") or _vector_instructions(),
     }
     return json.dumps(parts, sort_keys=True, separators=(",", ":"))

@@ -48,6 +48,7 @@ class ConnectionMeter:
         """Whether the connection ended otherwise than by the end of a conversation: then bytes may be lost under way."""
         self._transport = transport
         self._aborted = False
+        self._heard_at = 0.0
         self._sent = FrameMeter(client=client)
         self._received = FrameMeter(client=not client)
         if self.is_tls:
@@ -70,6 +71,7 @@ class ConnectionMeter:
 
     def read(self, data: bytes) -> None:
         """Count bytes the transport delivered."""
+        self._heard_at = asyncio.get_running_loop().time()
         self._received.feed(data)
         self._assert_plain()
 
@@ -94,6 +96,25 @@ class ConnectionMeter:
         if isinstance(self._transport, asyncio.WriteTransport):
             self._transport.abort()
         self.final.set()
+
+    def watch(self, silence_seconds: float) -> None:
+        """Cut the connection once nothing at all has come for so long; both sides ping, so that something does.
+
+        A pong is not asked for: on a slow line it comes behind all the z that waits there, and would be late.
+        """
+        loop = asyncio.get_running_loop()
+        self._heard_at = loop.time()
+
+        def look() -> None:
+            left = self._heard_at + silence_seconds - loop.time()
+            if self.final.is_set() or self._transport.is_closing():
+                return
+            if left > 0:
+                loop.call_later(left, look)
+            else:
+                self.abort()
+
+        look()
 
     def connection_lost(self, transport: asyncio.BaseTransport, error: Exception | None) -> None:
         """Follow the closed connection until the kernel has nothing left to say."""

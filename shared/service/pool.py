@@ -154,16 +154,19 @@ class WorkerPool:
         cache = prepare_kernel_cache(settings.cache_directory)
         self._environment = {
             **os.environ,
+            "CODELENGTH_DEVICE": settings.device,
             "CODELENGTH_PRODUCTS": settings.products,
             "CODELENGTH_RANKS": str(settings.ranks),
             "CODELENGTH_WORKER_THREADS": str(settings.worker_threads),
             **({} if settings.warm is None else {"CODELENGTH_WARM": settings.warm}),
             **({} if settings.plugins is None else {"CODELENGTH_PLUGINS": settings.plugins}),
+            **({} if settings.pretrained is None else {"CODELENGTH_PRETRAINED": settings.pretrained}),
             "NUMBA_CACHE_DIR": str(cache),
             "NUMBA_NUM_THREADS": "1",
             "OMP_NUM_THREADS": str(settings.worker_threads),
         }
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+        self._turn = asyncio.Lock()  # who waits longest has it: a queue alone lets a newcomer in before the one it has woken
         self._all: set[Worker] = set()
         self._started = 0
         self.sources: dict[str, tuple[bytes, int]] = {}
@@ -187,8 +190,9 @@ class WorkerPool:
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
-        """An idle worker, waiting for one if need be. Its job is aborted on the way out if it still runs."""
-        worker = await self._idle.get()
+        """An idle worker, waiting for one if need be, in the order of asking. Its job is aborted on the way out if it runs."""
+        async with self._turn:
+            worker = await self._idle.get()
         try:
             if not worker.alive:
                 self._all.discard(worker)

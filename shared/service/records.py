@@ -15,8 +15,9 @@ from shared.channel.ledger import DirectionLedger, Measure
 from shared.channel.legs import Leg
 from shared.code.models import PRESETS, preset
 from shared.code.plugins import PLUGINS, require
+from shared.code.pretrained import PRETRAINED
 from shared.code.size import FBits, archive, compress, source_module
-from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, Vocabulary
+from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, PretrainedModel, Vocabulary
 from shared.service.kernels import code_sources
 
 State = Literal["queued", "running", "paused", "interrupted", "verified", "failed", "cancelled"]
@@ -177,10 +178,14 @@ class Code(BaseModel):
 
 
 def coded_sources() -> dict[str, tuple[bytes, int]]:
-    """By `source_module`, the coded source archives of f, and of f with each plugin that is held here."""
+    """By `source_module`, the coded source archives of f, and of f with each plugin that is held here.
+
+    And under `files.SHA-256`, without a code, what is charged for each pretrained model.
+    """
     plugins = {f"plugin.{one.model.source}": one for one in PLUGINS.values()}
     sources = code_sources() | {module: one.source for module, one in plugins.items()} if plugins else {}
-    return _own_sources() | {module: compress(archive(preset(one.name), sources)) for module, one in plugins.items()}
+    coded = {module: compress(archive(preset(one.name), sources)) for module, one in plugins.items()}
+    return _own_sources() | coded | {f"files.{digest}": (b"", one.charge()) for digest, one in PRETRAINED.items()}
 
 
 def _own_sources() -> dict[str, tuple[bytes, int]]:
@@ -202,19 +207,26 @@ def _own_sources() -> dict[str, tuple[bytes, int]]:
 
 def _compressed_sources() -> dict[str, tuple[bytes, int]]:
     found: dict[str, tuple[bytes, int]] = {}
-    specs = [preset(name) for name in PRESETS if name not in PLUGINS]
-    for spec in [*specs, preset("recurrent").model_copy(update={"numerics": "native"})]:
+    specs = [preset(name) for name, one in PRESETS.items() if not one.local]
+    pretrained = PretrainedModel(files="0" * 64, parameters=1, layers=1, width=1)  # any: the source is the same
+    for spec in [
+        *specs,
+        preset("recurrent").model_copy(update={"numerics": "native"}),
+        CodeSpec(model=pretrained, numerics="native", segment_tokens=1),
+    ]:
         if source_module(spec) not in found:
             found[source_module(spec)] = compress(archive(spec, code_sources()))
     return found
 
 
 def measured_f(spec: CodeSpec, sources: dict[str, tuple[bytes, int]], assets: int = 0, choice: int = 0) -> FBits:
-    """|f| of a spec whose source archive is coded. assets, choice: bits charged for its assets, and for having been chosen.
+    """|f| of a spec whose source archive is coded. assets, choice: bits charged for its corpus, and for having been chosen.
 
-    Raises `PluginError` where the spec's plugin is not held here.
+    Raises `PluginError` or `PretrainedError` where what the spec names is not held here.
     """
     require(spec)
+    if isinstance(spec.model, PretrainedModel):
+        assets += sources[f"files.{spec.model.files}"][1]
     return FBits(spec=8 * len(spec.canonical_bytes()) + choice, source=sources[source_module(spec)][1], assets=assets)
 
 

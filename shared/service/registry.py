@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 from shared.service.errors import ConflictError
@@ -27,6 +27,8 @@ class Registry:
         self._changed: dict[str, asyncio.Event] = {}
         self._saved_at: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.deleted: Callable[[Transmission], None] = lambda _: None
+        """Called with every record that is forgotten."""
 
     def add(self, transmission: Transmission) -> None:
         """Begin to follow a transmission, a new one or one that is taken up again."""
@@ -45,6 +47,10 @@ class Registry:
         """Every record, oldest first."""
         newer = {**self._unsaved, **{one.id: self._placed(one) for one in self._live.values()}}
         return [newer.get(item.id, item) for item in self.store.transmissions()]
+
+    def last_in_line(self, identifier: str) -> None:
+        """It asks for a worker now: whoever asked before comes before it."""
+        self._live[identifier] = self._live.pop(identifier)
 
     def _placed(self, record: Transmission) -> Transmission:
         """The record, with its place among those that wait: workers are given out in the order of asking."""
@@ -96,7 +102,9 @@ class Registry:
         """Forget a transmission. Raises `NotFoundError`, or `ConflictError` while it is under way."""
         if identifier in self._live:
             raise ConflictError(f"transmission {identifier} is {self._live[identifier].state}; cancel it first")
+        record = self.get(identifier)
         self.store.delete_transmission(identifier)
+        self.deleted(record)
         self._unsaved.pop(identifier, None)
 
     def start(self, identifier: str, work: Coroutine[Any, Any, None]) -> None:

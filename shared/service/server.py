@@ -32,7 +32,7 @@ def configure(app: ASGIApp, settings: Settings) -> uvicorn.Server:
         ws_per_message_deflate=False,
         ws_max_size=1 << 20,
         ws_ping_interval=settings.keepalive_seconds,
-        ws_ping_timeout=settings.keepalive_seconds,
+        ws_ping_timeout=None,  # any byte will do, see `ConnectionMeter.watch`
         server_header=False,
         log_level="warning",
         timeout_graceful_shutdown=5,

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
 
     products: str = Field(default="auto", description="back end of exact products: auto, float64 or int8; all give the same bits")
+    device: str = Field(
+        default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where exact networks are computed; cpu or cuda, the same bits"
+    )
     worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's products")
 
     ranks: int = Field(
@@ -47,9 +50,16 @@ class Settings(BaseSettings):
 
     plugins: str | None = Field(default=None, description="files of predictors of one's own, separated as in PATH")
 
+    pretrained: str | None = Field(
+        default=None, description="directories of pretrained models, separated as in PATH; needs the extra `pretrained`"
+    )
+
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     max_tokens: int = Field(default=1 << 30, ge=1)
     max_model_bytes: int = Field(default=2 << 30, ge=1)
+    max_training_tokens: int = Field(
+        default=1 << 30, ge=0, description="that a code may train on before D: steps, segment and passes of replay together"
+    )
     max_concurrent: int = Field(default=2, ge=1, description="transmissions coded at once; one worker process each")
     max_queued: int = Field(default=64, ge=1)
     max_connections_per_peer: int = Field(default=64, ge=1, description="channels that one address may hold open at Bob's")
@@ -64,7 +74,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _warm_is_known(self) -> Self:
         unknown = [name for name in (self.warm or "").split(",") if name and name not in PRESETS]
-        if unknown and self.plugins is None:  # a plugin's names are known once it is loaded, see `starting`
+        if unknown and self.plugins is None and self.pretrained is None:  # names of these are known once loaded, see `starting`
             msg = f"CODELENGTH_WARM: no preset is called {', '.join(unknown)}; there are {', '.join(PRESETS)}"
             raise ValueError(msg)
         return self

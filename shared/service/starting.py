@@ -19,13 +19,14 @@ from shared.service.settings import Settings
 
 USAGE: Final = 2
 UNAVAILABLE: Final = 3
+_LEAST_ROOM_BYTES: Final = 1 << 18  # for the records, which are written at the start
 
 
 def run(name: str, load: Callable[[], Callable[[Settings], ASGIApp]], default_port: int) -> None:
     """Serve until stopped. load: imports the application and returns what makes it; called once kernels have their place."""
     settings = _settings()
     _prepare(settings)
-    _load_plugins(settings)
+    _load_named(settings)
     create_app = load()
     from shared.service.server import listen, serve
 
@@ -68,15 +69,21 @@ def _prepare(settings: Settings) -> None:
         refuse(UNAVAILABLE, f"cannot write to {settings.state_directory}: {reason(error)}; set CODELENGTH_STATE_DIRECTORY")
 
 
-def _load_plugins(settings: Settings) -> None:
-    from shared.code.errors import PluginError
+def _load_named(settings: Settings) -> None:
+    """Plugins and pretrained models."""
+    from shared.code.errors import PluginError, PretrainedError
     from shared.code.models import PRESETS
     from shared.service.plugins import load
+    from shared.service.pretrained import load_pretrained
 
     try:
         load(settings.plugins)
     except PluginError as error:
         refuse(USAGE, f"CODELENGTH_PLUGINS: {error}")
+    try:
+        load_pretrained(settings.pretrained)
+    except PretrainedError as error:
+        refuse(USAGE, f"CODELENGTH_PRETRAINED: {error}")
     unknown = [name for name in (settings.warm or "").split(",") if name and name not in PRESETS]
     if unknown:
         refuse(USAGE, f"CODELENGTH_WARM: no code is called {', '.join(unknown)}; there are {', '.join(PRESETS)}")
@@ -85,8 +92,10 @@ def _load_plugins(settings: Settings) -> None:
 def _try_to_write(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     probe = directory / ".probe"
-    probe.write_bytes(b"")
-    probe.unlink()
+    try:
+        probe.write_bytes(bytes(_LEAST_ROOM_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def reason(error: Exception) -> str:

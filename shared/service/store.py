@@ -23,6 +23,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS corpora (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS transmissions (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS farewells (id TEXT PRIMARY KEY, reason TEXT NOT NULL, body TEXT NOT NULL);
 """
 
 
@@ -110,6 +111,20 @@ class Store:
     def empty_transmission(self, identifier: str) -> None:
         """Delete the files of a transmission, and keep its record."""
         shutil.rmtree(self.transmission_directory(identifier), ignore_errors=True)
+
+    def put_farewell(self, transmission: Transmission, reason: str) -> None:
+        """Remember that the peer must be told why this one was given up."""
+        row = (transmission.id, reason, transmission.model_dump_json())
+        self._database.execute("INSERT OR REPLACE INTO farewells VALUES (?, ?, ?)", row)
+
+    def farewells(self) -> list[tuple[Transmission, str]]:
+        """Those, with the reasons."""
+        rows = self._database.execute("SELECT body, reason FROM farewells").fetchall()
+        return [(Transmission.model_validate_json(body), reason) for body, reason in rows]
+
+    def drop_farewell(self, identifier: str) -> None:
+        """The peer knows."""
+        self._database.execute("DELETE FROM farewells WHERE id = ?", (identifier,))
 
     def transmission_directory(self, identifier: str) -> Path:
         """Where Bob's files of a transmission lie."""

@@ -163,7 +163,7 @@ class Recorder:
         self.cancel_reason: str | None = None
         """Set before the task is cancelled on somebody's wish; without it, a cancelled task means that the service stops."""
         self.told_peer = False
-        """Whether the peer has heard that it was cancelled."""
+        """Whether the peer has heard that it was cancelled, and deleted all."""
         self._coding = coding
         self._earlier: list[dict[str, Any]] = record.wire["connections"]  # of an earlier run of this service, or settled
         self._meters: list[ConnectionMeter] = []
@@ -171,8 +171,9 @@ class Recorder:
         self._seconds_before = dict(record.seconds)
 
     def connected(self, meter: ConnectionMeter) -> None:
-        """Count this connection as part of the transmission."""
+        """Count this connection as part of the transmission, and remember at once that there was one."""
         self._meters.append(meter)
+        self._update(save=True)
 
     def recoding(self) -> None:
         """The worker begins anew: its seconds come on top."""
@@ -214,6 +215,10 @@ class Recorder:
         record.notes += [note for note in progress.notes if note not in record.notes]
         self._update(save=False)
 
+    def acknowledged(self) -> None:
+        """Something came through, maybe long after it was made: time and ledger go on."""
+        self._update(save=False)
+
     def verified(self, sha256: str) -> None:
         """The reconstruction is D."""
         self.record.reconstruction = records.Reconstruction(sha256=sha256, verified=True)
@@ -251,17 +256,22 @@ class Recorder:
         self._update(save=True, final=True)
 
     def _finish(self, state: records.State) -> None:
+        if self.record.state in ("running", "paused"):
+            self._take_time()  # all z may have been made long ago, and have waited for a slow line
         self.record.finished_at, self.record.resuming = records.now(), False
         self.state(state)
 
     def _update(self, *, save: bool, final: bool = False) -> None:
         record = self.record
         if record.state not in ("queued", *records.FINAL_STATES):
-            elapsed = asyncio.get_running_loop().time() - self._started
-            record.seconds["total"] = self._seconds_before.get("total", 0.0) + elapsed
+            self._take_time()
         record.wire = records.wire([*self._earlier, *(meter.as_dict() for meter in self._meters)], final=final)
         record.measure()
         self.registry.changed(record, save=save)
+
+    def _take_time(self) -> None:
+        elapsed = asyncio.get_running_loop().time() - self._started
+        self.record.seconds["total"] = self._seconds_before.get("total", 0.0) + elapsed
 
     def restart_clock(self) -> None:
         """The total counts from here: the time in a queue is not the transmission's."""

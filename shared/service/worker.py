@@ -31,12 +31,12 @@ from shared.code.codec import first_predictor
 from shared.code.errors import CodelengthError, CorruptCodeError, StateError
 from shared.code.models import PRESETS, build, preset
 from shared.code.models.base import Predictor
-from shared.code.plugins import PLUGINS
 from shared.code.spec import CodeSpec, IdsVocabulary
 from shared.code.vocabulary import Digest, Tokens, dataset_digest, from_tokens, token_width
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder, read_blocks
 from shared.service.kernels import ranks_for, ready_for
 from shared.service.plugins import load
+from shared.service.pretrained import load_pretrained
 from shared.service.received import ReceivedReader
 from shared.service.records import coded_sources
 from shared.service.snapshots import Snapshot, Snapshots
@@ -521,8 +521,8 @@ def warm() -> None:
     """Compile or load what presets need, in both directions."""
     wanted = os.environ.get("CODELENGTH_WARM")
     for name in PRESETS if wanted is None else wanted.split(",") if wanted else []:
-        if name in PLUGINS:
-            continue  # compiled at its first use: an error of it must not keep a service from starting
+        if PRESETS[name].local:
+            continue  # compiled or read at its first use: an error of it must not keep a service from starting
         spec = preset(name, IdsVocabulary(size=300))
         ready_for(spec)
         tokens = np.arange(300, dtype=np.uint32)
@@ -543,6 +543,7 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print must not look like an answer
     sys.stdin.close()
     load(os.environ.get("CODELENGTH_PLUGINS"))
+    load_pretrained(os.environ.get("CODELENGTH_PRETRAINED"))
     warm()
     pipe.send(Ready(sources=coded_sources()))
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):

@@ -61,11 +61,63 @@ def test_what_a_token_cost_by_keys_and_by_pointer(open_page, cluster, verified):
     expect(page.locator("#text span").nth(1)).to_have_attribute("data-p", "60000")
 
 
+def test_the_step_curve_comes_in(open_page, client, shot):
+    dataset = client.post_octets(TEXT[:50_000], "half of times.txt")["id"]
+    page = open_page(f"/data/{dataset}")
+    curve = page.locator("[data-part=curve]")
+    expect(curve).to_contain_text("No points yet.")
+    page.get_by_text("Draw it").click()
+    form = page.locator("#steps")
+    form.get_by_label("Train on").select_option("file")
+    corpus = {"name": "winter.txt", "mimeType": "text/plain", "buffer": b"it was the winter of despair, " * 900}
+    form.get_by_label("the file").set_input_files(corpus)
+    form.get_by_label("k =").fill("0,1,4")
+    form.get_by_role("button", name="Draw the curve").click()
+    expect(curve).to_contain_text("3 points", timeout=30_000)
+    expect(curve.locator("svg").first.locator("circle.s0:not(.tip circle):not(.thin)")).to_have_count(3)
+    curve.get_by_text("Values").first.click()
+    expect(curve.locator("tbody th").first).to_have_text("0")
+    page.reload()
+    expect(curve).to_contain_text("3 points")
+    shot(page, "curve")
+    form = page.locator("#steps")
+    page.get_by_text("Add points").click()
+    form.get_by_label("k =").fill("7")
+    form.get_by_label("Train on").select_option("")
+    form.get_by_role("button", name="Draw the curve").click()
+    open_page.seen.expected.append("422")
+    expect(page.get_by_role("alert")).to_contain_text("need a corpus")
+
+
+def test_bob_draws_and_charts_tell_their_values(open_page, client, verified, shot):
+    page = open_page(f"/runs/{verified['transmission']}")
+    page.get_by_label("tokens").last.fill("60")
+    page.get_by_label("seed").fill("5")
+    page.get_by_role("button", name="Draw").click()
+    drawn = client.sample(verified["transmission"], 60, 5)
+    expect(page.locator("#drawn .rates dd")).to_have_text(["60", f"{drawn['nll_bits']:,.1f}", f"{drawn['flips']:,}"])
+    assert page.locator("#drawn .text").inner_text().split() == drawn["text"].split()
+    chart = page.locator("[data-part=cumulative] svg")
+    tips = chart.locator(".tip:visible")
+    expect(tips).to_have_count(0)
+    stop = chart.locator(".stop").nth(11)
+    stop.locator(".hit").hover()
+    expect(tips).to_have_count(1)
+    expect(tips).to_contain_text("ngram: ")
+    shot(page, "run-sampled")
+    summary = page.locator("[data-part=cumulative] summary")
+    summary.focus()
+    page.keyboard.press("Enter")
+    rows = page.locator("[data-part=cumulative] tbody tr")
+    expect(rows).to_have_count(12)
+    assert number(rows.last.locator("td").last) == round(verified["nll_bits"])
+
+
 def test_compare_and_sort(open_page, verified, shot):
     page = open_page(f"/data/{verified['dataset']['sha256']}")
-    page.locator("input[value=ngram]").uncheck()
-    page.locator("input[value=uniform]").check()
-    page.locator("input[value=frequency]").check()
+    page.locator("#again input[value=ngram]").uncheck()
+    page.locator("#again input[value=uniform]").check()
+    page.locator("#again input[value=frequency]").check()
     page.get_by_role("button", name="Transmit").click()
     page.wait_for_url("**/data/*")
     rows = page.locator("[data-part=table] tbody tr")
@@ -130,6 +182,10 @@ def test_accessible_at_phone_width(open_page, verified, shot, scheme):
     for name, path in paths.items():
         page = open_page(path, color_scheme=scheme, bypass_csp=True, **PHONE)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
+        page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        if name == "run":
+            page.get_by_role("button", name="Draw").click()
+            expect(page.locator("#drawn .rates")).to_be_visible()
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") == 390, name

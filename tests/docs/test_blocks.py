@@ -56,6 +56,7 @@ def test_what_is_not_run_is_listed_here():
     assert [(block.document, block.text.split()[0]) for block in BLOCKS if block.reason] == [
         ("README.md", "make"),
         ("README.md", "codelength"),
+        ("docs/class.md", "make"),
         ("docs/operations.md", "docker"),
     ]
 
@@ -99,6 +100,26 @@ def test_every_metric_is_documented():
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(codelength_\w+)", text))
     assert {name for name in there if not name.endswith("_created")} == documented
+
+
+def test_help_of_every_command_ends_with_examples_that_could_be_typed():
+    """What they name is there: command and options; and nothing is wider than a terminal."""
+    import shlex
+
+    from typer.main import get_command
+
+    from harness.cli import app
+    from harness.epilogs import EPILOGS
+
+    commands = get_command(app).commands
+    assert set(EPILOGS) == set(commands)
+    for name, (examples, _) in EPILOGS.items():
+        assert all(len(line) <= 78 for line in examples), name
+        for line in "\n".join(examples).replace("\\\n", " ").splitlines():
+            program, command, *words = shlex.split(line.partition("|")[0])
+            assert (program, command) == ("codelength", name)
+            options = {option for one in commands[name].params for option in one.opts}
+            assert {word for word in words if word.startswith("-")} <= options, line
 
 
 def test_commands_and_routes_that_are_named_exist():

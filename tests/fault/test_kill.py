@@ -25,13 +25,6 @@ def own():
         yield cluster
 
 
-@pytest.fixture
-def lasting():
-    """Services that are waited for."""
-    with Cluster(environment={"CODELENGTH_RETRY_SECONDS": "300"}) as cluster:
-        yield cluster
-
-
 def start(cluster, data=NOISE, code="ngram") -> str:
     with httpx.Client(base_url=cluster.alice, trust_env=False, timeout=60) as http:
         headers = {"Content-Type": "application/octet-stream"}
@@ -71,37 +64,32 @@ def kill(cluster, *names):
 @pytest.mark.parametrize(
     "who", [pytest.param(("bob",), marks=pytest.mark.long), pytest.param(("alice",), marks=pytest.mark.long), ("alice", "bob")]
 )
-def test_killed_and_started_again_it_goes_on_by_itself(lasting, who, tmp_path):
+def test_killed_and_started_again_it_goes_on_by_itself(pair, who, tmp_path):
     """SIGKILL, service and worker: verified, and z is counted as without the fault, what crossed twice beside it."""
-    identifier = start(lasting)
-    wait_for(lasting.bob, identifier, under_way)
-    kill(lasting, *who)
-    record = wait_for(lasting.alice, identifier, ended)
+    identifier = start(pair)
+    wait_for(pair.bob, identifier, under_way)
+    kill(pair, *who)
+    record = wait_for(pair.alice, identifier, ended)
     assert record["state"] == "verified", record["error"]
-    with Client(Urls(alice=lasting.alice, bob=lasting.bob, wire=lasting.wire)) as client:
+    with Client(Urls(alice=pair.alice, bob=pair.bob, wire=pair.wire)) as client:
         client.reconstruction(identifier, tmp_path / "back")
         ledger = client.ledger(identifier)
     assert (tmp_path / "back").read_bytes() == NOISE
     wire = ledger["wire"]
     assert wire["connections"] >= 2
-    assert (wire["alice_to_bob"]["retransmitted_bytes"] or 0) <= WINDOW_BYTES * (wire["connections"] - 1)
-    assert kept(lasting) == {"blocks.jsonl", "costs"}
-
-
-def kept(cluster) -> set[str]:
-    """Names of the files that transmissions have left at either side."""
-    return {path.name for path in cluster.directory.glob("*/transmissions/*/*")}
+    assert wire["alice_to_bob"]["retransmitted_at_most_bytes"] <= WINDOW_BYTES * (wire["connections"] - 1)
+    assert {path.name for path in pair.directory.glob(f"*/transmissions/{identifier}/*")} == {"blocks.jsonl", "costs"}
 
 
 @pytest.mark.long
-def test_a_lost_worker_is_replaced(lasting):
-    identifier = start(lasting)
-    wait_for(lasting.alice, identifier, under_way)
+def test_a_lost_worker_is_replaced(pair):
+    identifier = start(pair)
+    wait_for(pair.alice, identifier, under_way)
     for who in ("bob", "alice"):
-        for pid in children(lasting.process(who).pid):
+        for pid in children(pair.process(who).pid):
             signal.pidfd_send_signal(open_pid(pid), signal.SIGKILL)
-    assert wait_for(lasting.alice, identifier, ended)["state"] == "verified"
-    assert wait_for(lasting.bob, identifier, ended)["state"] == "verified"
+    assert wait_for(pair.alice, identifier, ended)["state"] == "verified"
+    assert wait_for(pair.bob, identifier, ended)["state"] == "verified"
 
 
 def children(pid) -> list[int]:

@@ -4,8 +4,10 @@ import asyncio
 import time
 
 import httpx
+import pytest
 
 from benchmarks.load import look, text
+from benchmarks.pressure import BOUND_BYTES, measure
 from shared.service.guarding import Guard
 
 
@@ -70,3 +72,11 @@ async def test_connections_of_one_address_are_limited():
     leave.set()
     assert [said[0]["type"] for said in await asyncio.gather(*held)] == ["websocket.accept"] * 3
     assert (await connect(guard, "a"))[0]["type"] == "websocket.accept"
+
+
+@pytest.mark.long
+def test_a_slow_peer_grows_nobody():
+    """Of 30 MB that could be sent, and of Alice, Bob and their workers one that stands still."""
+    for stopped, one in measure(30_000_000, 4).items():
+        assert one["state"] == "verified", stopped
+        assert one["most_grown_bytes"] <= BOUND_BYTES, stopped

@@ -1,6 +1,6 @@
 """An independent decoder of codelength's stored neural transmissions, written from protocol.md and models.md alone.
 
-`python decoder.py [--about] FILE.clz1 > out` decodes and verifies; it exits 1 with a sentence on stderr where anything is wrong.
+`python decoder.py [--about] FILE.clz1 [CORPUS…] > out` decodes and verifies; it exits 1 with a sentence on stderr where anything is wrong.
 Whole numbers, and whole multiples of one power of two, are held in f64 where they are multiplied and added up: that is exact
 below 2^53 units (M-4), so scales are applied at once here. Every NumPy operation has one stated type: all constants beside f32
 arrays are f32, so NumPy 1 and 2 do the same. Clauses stand beside the lines that implement them.
@@ -19,8 +19,9 @@ UNIT = F64(2.0**-10)  # of activations in products, M-7
 MASK, GOLDEN, MIX = 2**64 - 1, 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
 MAGIC = b"\x89CLZ1\r\n\x1a\x01"  # F-1, with the form's version
 UNKNOWN = "its spec is of a kind that this decoder does not know"
-HELLO, BLOCK, DATA, CHECK, END = 1, 5, 6, 7, 8
-FIELDS = {HELLO: "itoItttt", BLOCK: "ii", DATA: "o", CHECK: "iiS", END: "isi"}  # M-11, letters as in Reader.record
+NOTHING = 2**32 - 1  # in replay.tokens, M-52
+HELLO, BLOCK, DATA, CHECK, END, PREPARED = 1, 5, 6, 7, 8, 15
+FIELDS = {HELLO: "itoItttt", BLOCK: "ii", DATA: "o", CHECK: "iiS", END: "isi", PREPARED: "s"}  # M-11, letters as in Reader.record
 COEFFICIENTS = ("1.430912p-13", "1.5d87fep-10", "1.3b2ab6p-7", "1.c6b08ep-5", "1.ebfbep-3", "1.62e43p-1", "1")  # M-6: c_6 … c_0
 LOG2E, *EXP = (F32(float.fromhex(c)) for c in ("1.715476p0", *COEFFICIENTS))
 
@@ -77,12 +78,16 @@ def norm_gradient(a, u, r):  # what goes back through u = x × r: (a − u × mp
     return (a - u * F32((s * UNIT) / F64(a.shape[-1]))) * r
 
 
-def first(seed, a, c, shape):  # M-19: first weights
-    z = np.arange(shape[0] * shape[1], dtype=U64) + U64((seed * 2**32 + 1) & MASK)
+def hashed(i, seed, n=1):  # M-19: z of the weights i, i + 1, … i + n − 1
+    z = np.arange(n, dtype=U64) + U64((i + seed * 2**32 + 1) & MASK)
     z = z * U64(GOLDEN)
     z = (z ^ (z >> U64(30))) * U64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> U64(27))) * U64(0x94D049BB133111EB)
-    z = z ^ (z >> U64(31))
+    return z ^ (z >> U64(31))
+
+
+def first(seed, a, c, shape):  # M-19: first weights
+    z = hashed(0, seed, shape[0] * shape[1])
     number = (I64(2) * (z >> U64(40)).astype(I64) - I64(2**24 - 1)) * I64(isqrt(3 * a * 2**48 // c))
     return (number.astype(F64) * F64(2.0**-48)).astype(F32).reshape(shape)
 
@@ -111,21 +116,20 @@ class Weights:  # A matrix, its moments (M-37), and its rounded form for product
         d = fixed(dz, 13, most=30)
         back = d @ self.rounded.T
         self.step((np.concatenate(self.operands).T @ d) * UNIT)
-        self.operands = []
         return back
 
 
 class Normed(Weights):  # A linear map of the norm with taps (M-23, M-24)
     def __init__(self, model, name, w, taps=1):
         super().__init__(model, name, w)
-        self.past, self.saved = [np.zeros((model.streams, len(w) // taps), F64)] * (taps - 1), []  # the oldest first
+        self.past, self.saved = np.zeros((taps - 1, model.streams, len(w) // taps), F64), []  # the oldest first
 
     def forward(self, x):  # M-23
         r = irms(x)
         self.saved.append((x * r, r))
-        self.past.append(quantise(x * r))
-        operand, self.past = np.concatenate(self.past[::-1], axis=1), self.past[1:]
-        return self.product(operand)
+        lines = [*self.past, quantise(x * r)]
+        self.past = np.array(lines[1:]).reshape(self.past.shape)
+        return self.product(np.concatenate(lines[::-1], axis=1))
 
     def backward(self, dz, dx):  # M-24
         values, (n, h) = F32(self.product_back(dz)), dx.shape
@@ -134,11 +138,12 @@ class Normed(Weights):  # A linear map of the norm with taps (M-23, M-24)
             rows = max(n - j * self.model.streams, 0)
             du[:rows] = du[:rows] + values[n - rows :, j * h : (j + 1) * h]
         u, r = (np.concatenate(part) for part in zip(*self.saved, strict=True))
-        self.saved = []
         return dx + norm_gradient(du, u, r)
 
 
 class Layer:  # M-20, M-25: a norm with taps, a map in, what `mix` does, a map out that is added to x
+    moving = ()  # what the positions before have left in it, but for the taps
+
     def __init__(self, model, spec, name, seed):
         self.model, self.streams, self.saved, h, hidden = model, spec["streams"], [], spec["width"], spec["hidden"]
         self.width, mixes = h, not isinstance(self, Perceptron)
@@ -148,15 +153,18 @@ class Layer:  # M-20, M-25: a norm with taps, a map in, what `mix` does, a map o
         self.out = Weights(model, f"{name}.{back}", first(seed + 1, 1, 4 * middle, (middle, h)))
         if mixes:
             self.bias = Weights(model, f"{name}.bias", self.start(name, spec))
-            model.state[f"{name}.taps"] = "i2", lambda: np.concatenate([*self.inner.past, np.zeros((0, h), F64)])
+            model.state[f"{name}.taps"] = "i2", lambda: self.inner.past.reshape(-1, h)
 
     def forward(self, x):  # one position
         return x + F32(self.out.product(self.mix(F32(self.inner.forward(x)))))
 
     def backward(self, dx):  # a segment
         d = F32(self.out.product_back(dx))
-        saved, self.saved = [np.concatenate(part) for part in zip(*self.saved, strict=True)], []
+        saved = (np.concatenate(part) for part in zip(*self.saved, strict=True))
         return self.inner.backward(self.mix_back(d, *saved), dx)
+
+    def close(self):  # the end of a segment: what its backward pass needed is let go
+        self.saved, self.inner.saved, self.inner.operands, self.out.operands = [], [], [], []
 
 
 class Perceptron(Layer):  # M-33, M-34
@@ -170,6 +178,8 @@ class Perceptron(Layer):  # M-33, M-34
 
 
 class Recurrence(Layer):  # M-27 to M-29
+    moving = ("h",)
+
     def start(self, name, spec):  # the first bias, M-20
         self.h = np.zeros((self.streams, self.width), F32)
         self.model.state[f"{name}.h"] = "f4", lambda: self.h
@@ -198,14 +208,16 @@ class Recurrence(Layer):  # M-27 to M-29
 
 
 class Attention(Layer):  # M-30 to M-32. Axes are stream, head, position or distance, column
+    moving = "keys", "values", "seen"
+
     def start(self, name, spec):
         self.heads, self.context, self.seen, self.t = spec["heads"], spec["context"], 0, 0
         c, self.d = self.context, self.width // self.heads
         self.factor = F32(isqrt(9 * 2**48 // (4 * self.d)) * 2.0**-24)
-        kept = np.zeros((2, self.streams, self.heads, c + spec["segment_tokens"], self.d), F64)
-        self.keys, self.values = kept  # of the last C positions before the segment, then of its own
-        for i, part in enumerate(("keys", "values")):
-            self.model.state[f"{name}.{part}"] = "i2", lambda i=i: np.swapaxes(kept[i, :, :, :c], 1, 2).reshape(-1, c, self.width)
+        self.keys, self.values = np.zeros((2, self.streams, self.heads, c + spec["segment_tokens"], self.d), F64)
+        for x in ("keys", "values"):  # of the last C positions before the segment, then of its own
+            kept = lambda x=x: np.swapaxes(getattr(self, x)[:, :, :c], 1, 2).reshape(-1, c, self.width)  # noqa: E731
+            self.model.state[f"{name}.{x}"] = "i2", kept
         self.model.state[f"{name}.seen"] = "i8", lambda: self.seen
         return np.zeros((self.heads, c + 1), F32)
 
@@ -241,8 +253,13 @@ class Attention(Layer):  # M-30 to M-32. Axes are stream, head, position or dist
         dq, dk, dv = ys @ keys, ys[..., c:].swapaxes(2, 3) @ query, ps[..., c:].swapaxes(2, 3) @ g
         dq, dk = (F32(line * UNIT) * self.factor for line in (dq, dk))
         lines = norm_gradient(dq, uq, rq), norm_gradient(dk, uk, rk), F32(dv) * F32(2.0**-14)
-        self.keys[:, :, :c], self.values[:, :, :c], self.t = keys[:, :, t:].copy(), values[:, :, t:].copy(), 0
         return np.concatenate([np.moveaxis(line, 2, 0).reshape(len(d), self.width) for line in lines], axis=1)
+
+    def close(self):
+        super().close()
+        for kept in (self.keys, self.values):
+            kept[:, :, : self.context] = kept[:, :, self.t : self.t + self.context].copy()
+        self.t = 0
 
 
 class RangeDecoder:  # M-13, M-14
@@ -250,7 +267,7 @@ class RangeDecoder:  # M-13, M-14
         self.bytes, self.range, self.crc = iter(z), MASK, 0
         self.code = int.from_bytes(bytes(next(self.bytes, 0) for _ in range(8)), "big")
 
-    def decode(self, frequencies):  # the token, and the sum of the frequencies
+    def decode(self, frequencies, _):  # the token
         ends = np.cumsum(frequencies)
         total = int(ends[-1])
         share = self.range // total
@@ -261,7 +278,7 @@ class RangeDecoder:  # M-13, M-14
         while self.range < 2**56:
             self.code, self.range = 256 * self.code + next(self.bytes, 0), 256 * self.range
         self.crc = zlib.crc32(struct.pack("<III", low, frequency, total), self.crc)
-        return y, total
+        return y
 
 
 class Head:  # Bias, tables and match: what is added to the network's logits, and learns after every token
@@ -273,41 +290,78 @@ class Head:  # Bias, tables and match: what is added to the network's logits, an
         self.bias, self.gains, self.match_gains = np.zeros(m, I64), np.full((n, 32), 65536, I64), np.zeros(32, I64)
         self.tables = np.zeros((n, 2 ** spec["bits"] if self.has else 1, 64), I32)
         self.history, self.places = np.zeros(2**22 if self.has else 1, I64), np.zeros(2**18 if self.has else 0, I64)
-        self.matches, self.contexts = np.zeros((b, 2), I64), [[0] * (8 if self.octets else 6) for _ in range(b)]
+        self.recent, self.fixed, self.state = self.history, None, state
+        self.matches, self.contexts = np.zeros((b, 2), I64), self.no_contexts()
         names = "bias", "clock", "contexts", "gains", "history", "match_gains", "matches", "places", "tables"
         for name, kind in zip(names, ("i4", "i8", "u8", "i4", "u4", "i4", "i8", "i4", "i4"), strict=True):
             state[f"head.{name}"] = kind, lambda name=name: getattr(self, name)
 
-    def decode(self, z, b, coder):  # The token of stream b from the network's logits, and their gradient
-        z, found = z + self.bias, []
-        for table, gains, c in zip(self.tables, self.gains, self.contexts[b], strict=False):  # M-39
+    def no_contexts(self):  # (c_0 … c_6, word) of every stream
+        return [[0] * (8 if self.octets else 6) for _ in range(self.streams)]
+
+    def freeze(self):  # M-51
+        self.recent, self.fixed = self.history.copy(), self.clock * self.streams
+        self.state |= {"head.recent": ("u4", lambda: self.recent), "head.fixed": ("i8", lambda: self.fixed)}
+        self.matches[self.matches[:, 0] >= self.fixed, 1] = 0
+
+    def look_up(self, z, contexts, make):  # M-39: adds to z what the tables say; the rows found, each with all that learns
+        found = []
+        for table, gains, c in zip(self.tables, self.gains, contexts, strict=False):
             h = ((c ^ c >> 29) * GOLDEN) & MASK
             check, i = (h >> 8) % 2**31, (h >> 40) % len(table)
             if table[i, 0] != check and (table[i ^ 1, 0] == check or table[i ^ 1, 1] & 255 < table[i, 1] & 255):
                 i ^= 1
             row = table[i]
             if row[0] != check:
+                if not make:
+                    continue
                 row[:2] = check, 0
             count, listed = int(row[1]) & 255, int(row[1]) >> 8
             f = 4 * min(count.bit_length(), 7) + min(listed, 3)
             tokens, weights = row[2 : 2 + 2 * listed : 2], row[3 : 3 + 2 * listed : 2].astype(I64)
             z[tokens] += (gains[f] * weights) >> 16
             found.append((row, count, listed, gains, f, tokens, weights))
+        return found
+
+    def frequencies(self, z):  # M-42
+        large = (exp((z - z.max()).astype(F32) * F32(2.0**-16)) * F32(2.0**40)).astype(I64)
+        return (large.astype(F64) * (F64(2.0**30) / F64(large.sum()))).astype(I64) + 1
+
+    def gradient(self, frequencies, y):  # M-44: and π
+        p = frequencies.astype(F32) * (F32(1) / F32(frequencies.sum()))
+        pi = (p * F32(65536)).astype(I64)
+        p[y] = p[y] - F32(1)
+        return p, pi
+
+    def rehearse(self, z, contexts, y):  # M-52: a token again; the gradient of its logits
+        z = z + self.bias
+        self.look_up(z, contexts, make=False)
+        self.move(contexts, y)
+        return self.gradient(self.frequencies(z), y)[0]
+
+    def code(self, z, b, decode, i):  # token i of the block, of stream b, from the network's logits, and their gradient
+        z = z + self.bias
+        found = self.look_up(z, self.contexts[b], make=self.fixed is None)
         mu, length = self.matches[b]
         x = int(self.history[mu % 2**22]) if length > 0 else None
         if x is not None:
             z[x] += self.match_gains[length]  # M-40
-        large = (exp((z - z.max()).astype(F32) * F32(2.0**-16)) * F32(2.0**40)).astype(I64)  # M-42
-        frequencies = (large.astype(F64) * (F64(2.0**30) / F64(large.sum()))).astype(I64) + 1
-        y, total = coder.decode(frequencies)
-        p = frequencies.astype(F32) * (F32(1) / F32(total))  # M-44
-        pi = (p * F32(65536)).astype(I64)
-        p[y] = p[y] - F32(1)
-        self.bias -= (self.rho * pi + 32768) >> 16  # M-45
+        frequencies = self.frequencies(z)
+        y, p = decode(frequencies, i), F32(0)
+        if self.fixed is None:
+            p, pi = self.gradient(frequencies, y)
+            self.learn(found, y, pi)
+            if x is not None:  # M-45
+                self.match_gains[length] += (1966 * ((65536 if x == y else 0) - pi[x]) + 32768) >> 16
+        if self.has:
+            self.move(self.contexts[b], y)
+            self.follow(b, y)
+        return y, p
+
+    def learn(self, found, y, pi):  # M-45, M-46
+        self.bias -= (self.rho * pi + 32768) >> 16
         self.bias[y] += self.rho
-        if x is not None:
-            self.match_gains[length] += (1966 * ((65536 if x == y else 0) - pi[x]) + 32768) >> 16
-        for row, n, listed, gains, f, tokens, weights in found:  # M-46
+        for row, n, listed, gains, f, tokens, weights in found:
             rate, right = self.rates[n], tokens == y
             epsilon = np.where(right, I64(65536), I64(0)) - pi[tokens]
             push = ((epsilon * weights) >> 16).sum()
@@ -319,30 +373,34 @@ class Head:  # Bias, tables and match: what is added to the network's logits, an
                 at = listed if listed < 31 else int(row[3::2].argmin())
                 row[2 + 2 * at : 4 + 2 * at] = y, (phi * (65536 - pi[y])) >> 16
                 row[1] += 256 * (listed < 31)
-        if self.has:
-            self.follow(b, y)
-        return y, p
 
-    def follow(self, b, y):  # M-47, M-48: the contexts (c_0 … c_6, word) and the match of stream b move on
-        c, x, streams, history = self.contexts[b], y + 1, self.streams, self.history
+    def move(self, c, y):  # M-47
+        x = y + 1
         if self.octets:
             c[7] = ((c[7] + x) * MIX) & MASK if 65 <= y <= 90 or 97 <= y <= 122 or y >= 128 else 0
             c[6] = (c[7] * 31 + x) & MASK
         for o in range(5, 0, -1):
             c[o] = ((c[o - 1] + x) * MIX + o) & MASK
         c[0] = (x * MIX) & MASK
-        now, mu, length = self.clock * streams + b, *(int(i) for i in self.matches[b])  # M-48
-        history[now % 2**22] = y
+
+    def follow(self, b, y):  # M-48: the match of stream b moves on; M-51 where nothing is learned any more
+        streams, history, recent = self.streams, self.history, self.recent
+        now, mu, length = self.clock * streams + b, *(int(i) for i in self.matches[b])
+        end = now if self.fixed is None else self.fixed  # ages are counted from here
+        recent[now % 2**22] = y
         follows = length > 0 and history[mu % 2**22] == y
         mu, length = (mu + streams, min(length + 1, 31)) if follows else (mu, 0)
-        place = int(self.places[slot := ((c[5] * GOLDEN) & MASK) >> 46])
-        if length == 0 and place > 0 and now - place < 2**22 - 25 * streams:
+        place = int(self.places[slot := ((self.contexts[b][5] * GOLDEN) & MASK) >> 46])
+        if length == 0 and place > 0 and end - place < 2**22 - 25 * streams:
             pairs = ((place - (i + 1) * streams, now - i * streams) for i in range(24))
-            unlike = (i for i, (old, new) in enumerate(pairs) if old < 0 or history[old % 2**22] != history[new % 2**22])
+            unlike = (i for i, (old, new) in enumerate(pairs) if old < 0 or history[old % 2**22] != recent[new % 2**22])
             same = next(unlike, 24)
             mu, length = (place, same) if same >= 4 else (mu, 0)
+        if self.fixed is None:
+            self.places[slot] = (now + streams + 2**31) % 2**32 - 2**31
+        elif mu >= self.fixed:
+            length = 0
         self.matches[b] = mu, length
-        self.places[slot] = (now + streams + 2**31) % 2**32 - 2**31
 
 
 class Model:  # Embedding, layers, output and head, block by block
@@ -356,38 +414,89 @@ class Model:  # Embedding, layers, output and head, block by block
         plan = enumerate(kinds * spec["layers"])
         self.layers = [kind(self, spec, f"layer{i}", seed + 8 * (i // len(kinds) + 1)) for i, kind in plan]  # M-20
         self.output, self.head = Normed(self, "output", np.zeros((h, m), F32)), Head(spec, self.state)
+        self.passes, self.clock = spec["passes"], 0  # M-52
+        self.kept = np.full((2 ** spec["history_bits"] // self.streams, self.streams), NOTHING)
+        if self.passes:
+            self.state |= {"replay.clock": ("i8", lambda: self.clock), "replay.tokens": ("u4", lambda: self.kept)}
 
-    def train(self, gradient):  # M-38, then M-36
+    def prepare(self, corpus, steps):  # M-50
+        size = self.spec["block_tokens"]
+        while self.k < steps:
+            for start in range(0, len(corpus), size):
+                block = corpus[start : start + size]
+                self.block(len(block), lambda _, i, block=block: int(block[i]), steps)  # what both sides hold is not decoded
+
+    def train(self, gradients):  # M-38, then M-36
         betas = np.array([self.spec["beta1"], self.spec["beta2"]], F64) / F64(2**20)
         self.powers = self.powers * betas
         rate = F32(isqrt(self.spec["rate"] ** 2 * 2**40 // (2**20 + self.spec["decay"] * self.k)) * 2.0**-30)
         self.factors = [*np.stack([betas, F64(1) - betas, F64(1) / (F64(1) - self.powers)], axis=1).astype(F32).ravel(), rate]
+        gradient = np.concatenate(gradients)
         dx = self.output.backward(gradient, np.zeros((len(gradient), self.spec["width"]), F32))
         for layer in reversed(self.layers):
             dx = layer.backward(dx)
         total = np.zeros(self.embedding.w.shape, F64)
         np.add.at(total, np.concatenate(self.inputs), fixed(dx, 20))
         self.embedding.step(total)
-        self.inputs, self.k = [], self.k + 1
+        self.close()
 
-    def block(self, length, coder):  # M-15, M-16: the next block's tokens
+    def close(self):  # the end of a segment
+        self.inputs, self.output.saved, self.output.operands = [], [], []
+        for layer in self.layers:
+            layer.close()
+
+    def logits(self, inputs):  # M-25, M-26, of one position
+        self.inputs.append(inputs)
+        x = self.embedding.w[inputs]
+        for layer in self.layers:
+            x = layer.forward(x)
+        return whole(self.output.forward(x) * F64(65536), 2**22).astype(I64)
+
+    def exchange(self, values=None):  # what the positions before have left in the layers, for `values` or zeros
+        places = [(layer, name) for layer in self.layers for name in layer.moving]
+        places += [(layer.inner, "past") for layer in self.layers]
+        old = [getattr(*place) for place in places]
+        for place, value in zip(places, values or [np.zeros_like(x) for x in old], strict=True):
+            setattr(*place, value)
+        return old
+
+    def replay(self, rows):  # M-52: of the segment's tokens, by position and stream
+        self.kept[(self.clock + np.arange(len(rows))) % len(self.kept)] = rows
+        self.clock += len(rows)
+        n, step, before = min(self.clock, len(self.kept)), self.spec["segment_tokens"], self.exchange()
+        for i in range(self.k * self.passes, (self.k + 1) * self.passes if n >= step else 0):
+            start = self.clock - n + int(hashed(i, 0)[0]) % (n - step + 1)
+            inputs, contexts, gradients = np.zeros(self.streams, I64), self.head.no_contexts(), []
+            self.exchange()
+            for tokens in self.kept[np.arange(start, start + step) % len(self.kept)]:
+                logits = self.logits(inputs)
+                gradients.append(np.zeros(logits.shape, F32))
+                for b in np.flatnonzero(tokens != NOTHING):
+                    gradients[-1][b] = self.head.rehearse(logits[b], contexts[b], int(tokens[b]))
+                inputs = np.where(tokens == NOTHING, 0, tokens)
+            self.train(gradients)
+        self.exchange(before)
+
+    def block(self, length, decode, last=None):  # M-15, M-16: the next block's tokens, or as far as step `last`
         positions, step = -(-length // self.streams), self.spec["segment_tokens"]
-        tokens = np.zeros((self.streams, positions), I64)
+        places = np.arange(self.streams * positions).reshape(self.streams, positions)
+        there, tokens = places < length, np.zeros(places.shape, I64)
         for start in range(0, positions, step):
-            gradients = []
-            for t in range(start, min(start + step, positions)):
-                self.inputs.append(self.before)  # M-17
-                x = self.embedding.w[self.before]
-                for layer in self.layers:
-                    x = layer.forward(x)
-                logits = whole(self.output.forward(x) * F64(65536), 2**22).astype(I64)  # M-26
+            if self.k == last:
+                break
+            segment, gradients = range(start, min(start + step, positions)), []
+            for t in segment:
+                logits = self.logits(self.before)  # M-17
                 gradients.append(np.zeros(logits.shape, F32))  # M-35
-                for b in range(self.streams):
-                    if b * positions + t < min((b + 1) * positions, length):
-                        tokens[b, t], gradients[-1][b] = self.head.decode(logits[b], b, coder)
-                self.head.clock += 1
-                self.before = tokens[:, t].copy()
-            self.train(np.concatenate(gradients))
+                for b in np.flatnonzero(there[:, t]):
+                    tokens[b, t], gradients[-1][b] = self.head.code(logits[b], b, decode, places[b, t])
+                self.head.clock, self.before = self.head.clock + 1, tokens[:, t].copy()
+            if self.head.fixed is None:
+                self.train(gradients)
+                self.replay(np.where(there, tokens, NOTHING).T[segment])
+                self.k += 1
+            else:
+                self.close()
         return tokens.reshape(-1)[:length]
 
     def digest(self):  # M-49
@@ -436,8 +545,13 @@ def read_spec(octets):  # M-10: all that makes the model, in one dictionary
     spec |= {"rate": 3200, "decay": 1049, "beta1": 838861, "beta2": 1038090}
     known = set(spec)
     training, vocabulary = given.pop("training", {}), {"size": 256, **given.pop("vocabulary", {"kind": "bytes"})}
+    start, replay = training.pop("start", None), training.pop("replay", None)
     spec |= given.pop("model") | training.pop("optimizer", {}) | given
-    require(set(spec) == known and training.pop("kind", "online") == "online" and not training, UNKNOWN)
+    regime = training.pop("kind", "online")
+    require(set(spec) == known and regime in ("online", "frozen") and not training, UNKNOWN)
+    require(set(start or ()) in (set(), {"corpus", "steps"}) and set(replay or ()) <= {"passes", "history_bits"}, UNKNOWN)
+    spec |= {"passes": 0, "history_bits": 20} if replay is None else {"passes": 1, "history_bits": 20, **replay}
+    spec |= {"start": start, "frozen": regime == "frozen"}
     require(spec["format"] == 1 and spec["numerics"] == "exact" and spec["kind"] in ("recurrent", "transformer"), UNKNOWN)
     spec |= {"m": vocabulary["size"], "octets": vocabulary["kind"] == "bytes", "bits": (spec["tables"] or {}).get("bits", 16)}
     weights = spec["width"] * (2 * spec["m"] + spec["layers"] * ((3 * spec["taps"] + 1) * spec["width"] + 2 * spec["hidden"]))
@@ -445,13 +559,18 @@ def read_spec(octets):  # M-10: all that makes the model, in one dictionary
     return spec
 
 
-def decode(data, start, out):  # F-1, F-2: the transmission of `data` that begins at `start`; returns where it ends
+def sha256_of(spec, width, octets=b""):  # M-12
+    return hashlib.sha256((b"" if spec["octets"] else f"tokens m={spec['m']} width={width}\n".encode()) + octets)
+
+
+def decode(data, start, out, corpora):  # F-1, F-2: the transmission of `data` that begins at `start`; returns where it ends
     reader, lengths, checks, z, kind = Reader(data, start), {}, [], bytearray(), HELLO
     require(reader.take(9) == MAGIC, "it is not a stored transmission, version 1")
     version, _, octets, announced, *_ = reader.record(HELLO)[1]
     require(zlib.crc32(data[start : reader.at]) == int.from_bytes(reader.take(4), "little"), "the CRC-32 of its head is wrong")
     require(version == 1, "the protocol's version is not 1")
     spec = read_spec(octets)
+    prepared = reader.record(PREPARED)[1][0] if spec["start"] else None  # P-18
     while kind != END:
         kind, fields = reader.record(BLOCK, DATA, CHECK, END)
         if kind == BLOCK:
@@ -466,13 +585,19 @@ def decode(data, start, out):  # F-1, F-2: the transmission of `data` that begin
     require(announced in (None, n) and n == (checks[-1][0] if checks else 0), "END's n is not what was sent")
     require(len(z) == -(-bits // 8) and (not z or z[-1] % 2 ** (-bits % 8) == 0), "z has other bits than END says")  # P-16
     width = 1 if spec["m"] <= 2**8 else 2 if spec["m"] <= 2**16 else 4  # M-12
-    whole_sha256 = hashlib.sha256(b"" if spec["octets"] else f"tokens m={spec['m']} width={width}\n".encode())
-    model, coder, position = Model(spec), RangeDecoder(z), 0
+    whole_sha256, model, coder, position = sha256_of(spec, width), Model(spec), RangeDecoder(z), 0
+    if spec["start"]:  # F-8
+        named = (c for c in corpora if sha256_of(spec, width, c).hexdigest() == spec["start"]["corpus"])
+        require(corpus := next(named, b""), f"no corpus given has the SHA-256 {spec['start']['corpus']}")
+        model.prepare(np.frombuffer(corpus, f"<u{width}"), spec["start"]["steps"])
+    if spec["frozen"]:
+        model.head.freeze()
+    require(prepared in (None, model.digest()), "PREPARED is not the digest of the state after the steps on the corpus")
     for i, (until, crc, digest) in enumerate(checks):
         length = lengths.pop(i, spec["block_tokens"])
         position, coder.crc, last = position + length, 0, i == len(checks) - 1
         require(until == position and (digest is not None) == (i % 16 == 15 or last), f"CHECK {i} is not that of its block")
-        octets = model.block(length, coder).astype(f"<u{width}").tobytes()
+        octets = model.block(length, coder.decode).astype(f"<u{width}").tobytes()
         require(coder.crc == crc, f"the CRC-32 of the triples of block {i} is wrong")
         require(digest is None or digest == model.digest(), f"the digest of the state after block {i} is wrong")
         whole_sha256.update(octets)
@@ -481,13 +606,14 @@ def decode(data, start, out):  # F-1, F-2: the transmission of `data` that begin
     return reader.at
 
 
-def main(name):
+def main(name, *corpora):
     try:
+        corpora = [np.fromfile(corpus, np.uint8).tobytes() for corpus in corpora]
         with open(name, "rb") as file, np.errstate(over="ignore", invalid="ignore"):
             data, at = file.read(), 0
             require(data, "it is empty")
             while at < len(data):  # F-3
-                at = decode(data, at, sys.stdout.buffer)
+                at = decode(data, at, sys.stdout.buffer, corpora)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as problem:
         sys.exit(f"decoder: {name} is refused: {problem}.")
 
@@ -495,5 +621,4 @@ def main(name):
 if __name__ == "__main__":
     if "--about" in sys.argv:
         print(sys.implementation._multiarch, sys.byteorder, "endian", sys.version[:7], "NumPy", np.__version__, file=sys.stderr)
-    for argument in [a for a in sys.argv[1:] if a != "--about"]:
-        main(argument)
+    main(*(a for a in sys.argv[1:] if a != "--about"))

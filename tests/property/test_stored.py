@@ -1,18 +1,20 @@
 """Stored transmissions: however they are read, and whatever is changed in them."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.channel.errors import BadFrameError, ChannelError, StartMismatchError, TruncatedError
+from shared.channel.errors import BadFrameError, ChannelError, LimitError, StartMismatchError, TruncatedError
 from shared.channel.messages import Prepared
 from shared.channel.stored import StoredReader, StoredWriter
 from shared.code.errors import CodelengthError, CorpusError, SpecError
 from shared.code.models import preset
 from shared.code.spec import CodeSpec, Start
 from shared.service import coding, filing
+from shared.service.limits import Limits, training_tokens
 from tests.support import SMALL_NETWORKS, STATISTICAL, small, small_model
 
 TEXT = b"to be or not to be, that is the question: " * 12
@@ -182,6 +184,24 @@ def test_a_code_that_starts_from_a_corpus(corpora, tmp_path, frozen, m):
     for held, told in ((None, "not given"), (filing.Corpora([tmp_path / "other"]), "other has the SHA-256")):
         with pytest.raises(CorpusError, match=f"{spec.start.corpus}.*{told}"):
             filing.decompress(io.BytesIO(out.getvalue()).read, len, corpora=held)
+
+
+def test_a_code_that_would_train_for_years_is_refused_before_it_begins(corpora, tmp_path):
+    """A small file may ask for 2^40 steps. Allowed is what is reckoned, and not one token less; passes of replay count."""
+    spec, out = begun(tmp_path, frozen=True), io.BytesIO()
+    filing.compress(io.BytesIO(TEXT).read, out.write, spec, "ngram", corpora=corpora)
+    filing.decompress(io.BytesIO(out.getvalue()).read, len, corpora=corpora, limits=Limits(training_tokens=30 * 50))
+    hello, *messages = [message for message, _ in read([out.getvalue()])]
+    endless = spec.with_training(frozen=True, start=spec.start.model_copy(update={"steps": 1 << 40}))
+    for asked, least, most in ((spec, 30 * 50, 30 * 50 - 1), (endless, 50 << 40, 1 << 26)):
+        writer = StoredWriter()
+        content = writer.begin(replace(hello, spec=asked.canonical_bytes())) + b"".join(map(writer.write, messages))
+        with pytest.raises(LimitError, match=f"{least} is more than the limit of {most}"):
+            filing.decompress(io.BytesIO(content).read, len, corpora=corpora, limits=Limits(training_tokens=most))
+    fields = {"model": {"kind": "recurrent"}, "training": {"kind": "online", "replay": {"passes": 3}}}
+    assert training_tokens(CodeSpec.from_fields(fields)) == 0
+    started = CodeSpec.from_fields(fields).with_training(frozen=True, start=spec.start)
+    assert training_tokens(started) == 30 * started.segment_tokens * started.streams * 4
 
 
 def test_a_stored_model_that_differs_is_found_before_the_first_token(corpora, tmp_path):

@@ -5,11 +5,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from pydantic import ValidationError
 
 from shared.code.codec import Encoder
+from shared.code.errors import MachineError
 from shared.code.exact import kernels
 from shared.code.exact.constants import WEIGHT_CEILING
 from shared.code.models import build, preset
+from shared.service import backends
+from shared.service.settings import Settings
 from tests.support import SMALL_NETWORKS, decode, encode, small
 
 RNG = np.random.default_rng(3)
@@ -90,3 +95,12 @@ def test_a_processor_that_flushes_denormals_is_refused():
     if done.stdout.strip() == "cannot":
         pytest.skip("this processor cannot be told to flush denormals")
     assert "replaces denormal numbers by zero" in done.stdout
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("CODELENGTH_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MachineError, match="CODELENGTH_DEVICE is cuda, and torch finds no CUDA device here"):
+        backends.prepare()
+    with pytest.raises(ValidationError, match="device"):
+        Settings(device="tpu")

@@ -162,3 +162,71 @@ async def test_the_last_thing_a_page_is_told_is_how_it_ended(cluster, client, co
     provisional = [len(re.findall(r'class="[^"]* p"', one)) for one in texts]
     assert max(provisional) > 0
     assert provisional[-1] == 0
+
+
+CURVE = b"A step curve, of data that no other test sends: it was the age of wisdom. " * 300
+CORPUS = b"it was the age of foolishness, it was the epoch of belief. " * 300
+
+
+async def test_a_step_curve_is_made_of_transmissions_and_only_of_those_that_lack(console, client):
+    dataset = client.post_octets(CURVE, "curve.txt")["id"]
+    page = (await console.get(f"/data/{dataset}")).text
+    assert "No points yet." in page
+    corpus = (await console.post("/corpora?name=foolish.txt", content=CORPUS)).json()["id"]
+    wish = {"dataset": dataset, "codes": ["frequency", "uniform"], "corpus": corpus, "steps": "3, 0,1"}
+    begun = await console.post("/curve", json=wish)
+    assert begun.json() == {"location": f"/data/{dataset}", "begun": 6}
+    assert (await console.post("/curve", json=wish | {"steps": "0,1,2"})).json()["begun"] == 2
+    async with asyncio.timeout(60):
+        while "8 points" not in (page := (await console.get(f"/data/{dataset}")).text):
+            await asyncio.sleep(0.1)
+    assert "more under way" not in page
+    made = client._json("GET", f"{client._urls.bob}/transmissions")["transmissions"]
+    mine = {(one["code"]["name"], one["steps"]): one for one in made if one["dataset"]["sha256"] == dataset}
+    assert {(code, k) for code in ("frequency", "uniform") for k in (0, 1, 2, 3)} == set(mine)
+    for (code, k), one in mine.items():
+        assert (one["state"], one["regime"], one["corpus"]) == ("verified", "frozen", corpus if k else None)
+        assert f"{one['sk_bits'] / 8:,.0f} at k = {k}" in page, code
+    assert "foolish.txt" in page
+    assert "frozen at k = 3" in page
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"steps": "0,1"}, "Steps above 0 need a corpus"),
+        ({"steps": "x"}, "is no list of steps"),
+        ({"steps": ",".join(map(str, range(49))), "corpus": "0" * 64}, "49 transmissions; ask for 48 at most"),
+        ({"steps": "1", "corpus": "0" * 64}, "does not hold it"),
+        ({"steps": "1", "corpus": "none"}, "makes no sense"),
+    ],
+)
+async def test_what_makes_no_curve_is_told(console, client, wish, said):
+    dataset = client.post_octets(CURVE, "curve.txt")["id"]
+    answer = await console.post("/curve", json={"dataset": dataset, "codes": ["uniform"], **wish})
+    assert answer.is_error
+    assert said in answer.json()["detail"]
+
+
+async def test_a_corpus_of_token_ids_and_where_there_is_none(console, client):
+    dataset = client.post_tokens([1, 2, 3, 299] * 50, 300, "ids")["id"]
+    assert "hold no corpus with m = 300 yet" in (await console.get(f"/data/{dataset}")).text
+    posted = await console.post("/corpora?name=c.ids&vocabulary_size=300", content=np.arange(300, dtype="<u2").tobytes())
+    assert (posted.status_code, posted.json()["vocabulary_size"]) == (200, 300)
+    assert "hold no corpus" not in (await console.get(f"/data/{dataset}")).text
+    wish = {"dataset": dataset, "codes": ["frequency"], "corpus": posted.json()["id"], "steps": "1"}
+    assert (await console.post("/curve", json=wish)).json()["begun"] == 1
+
+
+async def test_bob_draws_a_sample(console, client):
+    result = client.transmit(client.post_octets(TEXT, "x")["id"], "frequency")
+    path = f"/runs/{result['transmission']}/sample"
+    drawn = client.sample(result["transmission"], 50, 3)
+    html = (await console.post(path, json={"tokens": 50, "seed": 3})).json()["html"]
+    assert f"{drawn['flips']:,}</dd>" in html
+    assert f"{drawn['nll_bits']:,.1f}</dd>" in html
+    assert drawn["text"] in html
+    for wrong in ({"tokens": 0}, {"tokens": 5, "seed": -1}, {}):
+        assert (await console.post(path, json=wrong)).status_code == 422
+    missing = await console.post(f"/runs/{'0' * 32}/sample", json={"tokens": 1})
+    assert (missing.status_code, "No transmission" in missing.json()["detail"]) == (404, True)

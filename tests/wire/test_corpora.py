@@ -109,6 +109,27 @@ def test_a_corpus_that_one_side_lacks_is_named(cluster, client, dataset):
     assert f"{sha256}: Bob does not hold it" in result["error"]["detail"]
 
 
+async def test_training_beyond_the_limit_is_refused_with_both_numbers_and_the_setting(cluster, client, dataset):
+    """At POST by Alice, and at HELLO by Bob: a stranger may ask for 2^40 steps."""
+    corpus = both(cluster, 6)["id"]
+    spec = preset("ngram").with_training(frozen=True, start=Start(corpus=corpus, steps=1 << 40))
+    said = f"training on {4096 << 40} tokens", f"the limit of {1 << 30} (CODELENGTH_MAX_TRAINING_TOKENS)"
+    body = {"dataset": dataset, "code": "ngram", "corpus": corpus, "steps": 1 << 40, "regime": "frozen"}
+    refused = httpx.post(f"{cluster.alice}/transmissions", json=body, trust_env=False)
+    assert (refused.status_code, refused.json()["type"]) == (413, "urn:codelength:problem:limit-exceeded")
+    assert all(part in refused.json()["detail"] for part in said), refused.text
+    channel, url = Channel(Role.ALICE), cluster.bob.replace("http", "ws") + CHANNEL_PATH
+    async with websockets.connect(url, subprotocols=[SUBPROTOCOL], compression=None, proxy=None) as link:
+        channel.send(
+            Hello(transmission="6" * 32, spec=spec.canonical_bytes(), tokens=9, media_type="", name="", code="", runtime="")
+        )
+        await link.send(channel.data_to_send())
+        channel.receive_data(await asyncio.wait_for(link.recv(), 15))
+        (answer,) = channel.events()
+        assert (type(answer).__name__, answer.problem) == ("Refuse", "limit-exceeded")
+        assert all(part in answer.reason for part in said), answer.reason
+
+
 def test_an_empty_corpus_and_steps_without_one(cluster, client, dataset):
     for url in (cluster.alice, cluster.bob):
         empty = post(url, b"")["id"]

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,11 +13,14 @@ from harness.cli import app
 from harness.client import Client, Urls
 from harness.cluster import Cluster
 from shared.code.errors import PluginError
-from shared.code.models import PRESETS
+from shared.code.exact import kernels
+from shared.code.models import PRESETS, build, spec_of
 from shared.code.plugins import PLUGINS
 from shared.service.plugins import load
+from tests.fault.test_kill import ended, kill, start, under_way, wait_for
+from tests.support import encode
 
-EXAMPLES = [Path(__file__).parents[2] / "examples" / f"{name}.py" for name in ("order_one", "torch_module")]
+EXAMPLES = [Path(__file__).parents[2] / "examples" / f"{name}.py" for name in ("order_one", "torch_module", "exact_module")]
 TEXT = b"It was the best of times, it was the worst of times, " * 40
 UNIFORM = """
 from shared.code.models.uniform import Uniform
@@ -29,6 +33,21 @@ class Mine(Uniform):
         return super()._code(*arguments)
 CODES = {{"{name}": Mine}}
 """
+SLOW = """
+import os, time
+class Slow(OrderOne):
+    def _code(self, *arguments):
+        time.sleep(0.03)
+        return super()._code(*arguments)
+class Unused(OrderOne):
+    differs = 1
+    def __init__(self, spec):
+        super().__init__(spec)
+        self._counts[self.differs] += os.environ["TESTED_SIDE"] == "bob"
+class Used(Unused):
+    differs = ord("I")
+CODES = {"slow": Slow, "used": Used, "unused": Unused}
+"""
 
 
 @pytest.fixture
@@ -39,7 +58,7 @@ def _forget():
 
 
 @pytest.fixture(scope="module")
-def plugged(tmp_path_factory):
+def services(tmp_path_factory):
     directory, files = tmp_path_factory.mktemp("plugins"), {"alice": list(EXAMPLES), "bob": list(EXAMPLES)}
     for side, version, name, raises in (
         ("alice", 1, "lonely", False),
@@ -50,12 +69,23 @@ def plugged(tmp_path_factory):
     ):
         files[side].append(directory / f"{side}-{name}.py")
         files[side][-1].write_text(UNIFORM.format(version=version, name=name, raises=raises))
-    own = {side: {"CODELENGTH_PLUGINS": os.pathsep.join(map(str, paths))} for side, paths in files.items()}
-    with Cluster(warm=[], own=own) as cluster, Client(Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)) as client:
+    slow = directory / "slow.py"
+    slow.write_text(EXAMPLES[0].read_text(encoding="utf-8") + SLOW)
+    own = {
+        side: {"CODELENGTH_PLUGINS": os.pathsep.join(map(str, [*paths, slow])), "TESTED_SIDE": side}
+        for side, paths in files.items()
+    }
+    with Cluster(warm=[], own=own) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def plugged(services):
+    with Client(Urls(alice=services.alice, bob=services.bob, wire=services.wire)) as client:
         yield client
 
 
-@pytest.mark.parametrize("code", ["order-one", "convolutions"])
+@pytest.mark.parametrize("code", ["order-one", "convolutions", "exact-convolutions"])
 def test_the_examples_are_transmitted_verified_and_charged(plugged, code):
     result = plugged.transmit(plugged.post_octets(TEXT, "x")["id"], code, send_f=True)
     assert result["state"] == "verified", result["error"]
@@ -84,6 +114,69 @@ def test_what_is_wrong_is_named_and_the_services_go_on(plugged, code, slug, said
     assert result["error"]["type"].endswith(slug)
     assert said in result["error"]["detail"]
     assert plugged.transmit(dataset, "uniform")["state"] == "verified"
+
+
+@pytest.mark.parametrize("code", ["order-one", "convolutions", "exact-convolutions"])
+def test_they_start_from_a_corpus_and_freeze(plugged, tmp_path, code):
+    (tmp_path / "corpus").write_bytes(TEXT[:-1] * 2)
+    corpus, dataset = plugged.post_corpus(tmp_path / "corpus")["id"], plugged.post_octets(TEXT[:999], "x")["id"]
+    bits = []
+    for k, regime in ((0, "frozen"), (1, "frozen"), (1, "online")):
+        training = {"regime": regime, "steps": k, **({"corpus": corpus} if k else {})}
+        result = plugged.transmit(dataset, code, training=training)
+        assert result["state"] == "verified", result["error"]
+        bits.append(result["nll_bits"])
+    assert bits[0] == pytest.approx(8 * 999, rel=0.01)  # the biases of a torch module do not begin at 0
+    assert bits[2] != bits[1] < bits[0]
+
+
+@pytest.mark.parametrize(("code", "ends"), [("unused", ("diverged",)), ("used", ("diverged", "corrupt-code"))])
+def test_a_plugin_that_computes_otherwise_at_the_other_end_is_caught_at_check(plugged, code, ends):
+    """In what was coded the code itself may come to an end too early; in what was not, only the digest of the state differs."""
+    result = plugged.transmit(plugged.post_octets(b"It is." * 100, "x")["id"], code)
+    assert (result["state"], result["reconstruction"]["verified"]) == ("failed", False)
+    assert result["error"]["type"].endswith(ends), result["error"]
+
+
+@pytest.mark.long
+def test_both_sides_killed_it_goes_on_from_what_the_plugin_had_learned(services, plugged):
+    identifier = start(services, TEXT * 200, "slow")
+    wait_for(services.bob, identifier, under_way)
+    kill(services, "alice", "bob")
+    record = wait_for(services.alice, identifier, ended)
+    assert record["state"] == "verified", record["error"]
+    whole = plugged.transmit(plugged.post_octets(TEXT * 200, "x")["id"], "order-one")
+    assert record["nll_bits"] == whole["nll_bits"]
+    assert plugged.ledger(identifier)["wire"]["connections"] >= 2
+
+
+@pytest.mark.usefixtures("_forget")
+@pytest.mark.parametrize("code", ["order-one", "convolutions", "exact-convolutions"])
+def test_they_go_on_from_a_stored_state_in_the_middle(code):
+    load(os.pathsep.join(map(str, EXAMPLES)))
+    spec = spec_of(code)
+    tokens = np.frombuffer(TEXT[:384], np.uint8).astype(np.uint32)
+    went_on, fresh = build(spec), build(spec)
+    encode(spec, tokens[:256], went_on)
+    fresh.restore(went_on.state_bytes())
+    assert fresh.digest() == went_on.digest()
+    rest = [encode(spec, tokens[256:], predictor) for predictor in (went_on, fresh)]
+    assert rest[0] == rest[1]
+    assert rest[0][1] < 8 * 128  # so it has learned
+
+
+@pytest.mark.usefixtures("_forget")
+def test_the_exact_one_gives_the_same_bits_with_other_kernels():
+    load(str(EXAMPLES[2]))
+    spec, tokens = spec_of("exact-convolutions"), np.frombuffer(TEXT[:256], np.uint8).astype(np.uint32)
+    found = []
+    for name in kernels.NAMES:
+        kernels.choose(name)
+        try:
+            found.append(encode(spec, tokens))
+        finally:
+            kernels.choose("fused")
+    assert found[0] == found[1]
 
 
 @pytest.mark.usefixtures("_forget")

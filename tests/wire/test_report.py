@@ -53,6 +53,29 @@ def test_one_report_in_every_form_and_again_from_its_lines(urls, client, tmp_pat
     assert last_value(next((tmp_path / "events").glob("ngram-*/*"))) == pytest.approx(results[0]["nll_bits"], rel=1e-6)
 
 
+def test_a_report_has_the_step_curve_and_a_sample(urls, client, tmp_path):
+    (tmp_path / "corpus").write_bytes(TEXT[::-1])
+    corpus, dataset = client.post_corpus(tmp_path / "corpus")["id"], client.post_octets(TEXT, "times")["id"]
+    points = [
+        client.transmit(dataset, "frequency", training={"regime": "frozen", "steps": k, **({"corpus": corpus} if k else {})})
+        for k in (0, 2)
+    ]
+    ids = [one["transmission"] for one in points]
+    outputs = {suffix: tmp_path / f"c.{suffix}" for suffix in ("html", "svg", "jsonl")}
+    given = [part for path in outputs.values() for part in ("-o", str(path))]
+    done = run.invoke(app, ["report", *ids, *given, "--sample", "40", *urls])
+    assert done.exit_code == 0, done.output
+    html, svg = outputs["html"].read_text(encoding="utf-8"), outputs["svg"].read_text(encoding="utf-8")
+    for one in points:
+        assert f"{one['sk_bits'] / 8:,.0f} at k = {one['steps']}" in html
+        assert f"{one['sk_bits'] / 8:,.0f} at k = {one['steps']}" in svg
+        assert f"frozen at k = {one['steps']}" in html
+    samples = [json.loads(line)["sample"] for line in outputs["jsonl"].read_text(encoding="utf-8").splitlines()]
+    for drawn in samples:
+        assert len(drawn["tokens"]) == 40
+        assert f"{drawn['nll_bits']:,.1f}</dd>" in html
+
+
 def last_value(path) -> float:
     """The last scalar of a file of TensorBoard's: records of length, checksum, event, checksum."""
     from tensorboardX.proto.event_pb2 import Event

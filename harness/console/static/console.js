@@ -81,37 +81,40 @@ makeSortable(document);
 
 // Sending
 
-const doing = document.getElementById("doing");
-
 function chosenCodes(form) {
   return [...form.querySelectorAll("input[name=code]:checked")].map((one) => one.value);
 }
 
-async function transmit(dataset, codes) {
-  doing.textContent = "Asking Alice to transmit …";
-  const begun = await ask("/transmissions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ dataset, codes }),
-  });
-  location.assign(begun.location);
+function post(address, wish) {
+  return ask(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wish) });
 }
 
-function sending(form, source) {
+// A form whose button does something: `act` is given a way to say what is being done, and its errors are told.
+function doing(form, act) {
   form?.addEventListener("submit", async (event) => {
     event.preventDefault();
     const button = form.querySelector("button[type=submit]");
+    const said = form.querySelector("output");
+    const say = (sentence) => { said.textContent = sentence; };
     complain("");
     button.disabled = true;
     try {
-      const codes = chosenCodes(form);
-      if (!codes.length) throw new Error("Choose at least one code.");
-      await transmit(await source(), codes);
+      await act(say);
     } catch (error) {
       complain(error.message);
-      doing.textContent = "";
+      say("");
     }
     button.disabled = false;
+  });
+}
+
+function sending(form, source) {
+  doing(form, async (say) => {
+    const codes = chosenCodes(form);
+    if (!codes.length) throw new Error("Choose at least one code.");
+    const dataset = await source(say);
+    say("Asking Alice to transmit …");
+    location.assign((await post("/transmissions", { dataset, codes })).location);
   });
 }
 
@@ -136,11 +139,11 @@ if (send) {
       take(false);
     }
   });
-  sending(send, async () => {
+  sending(send, async (say) => {
     const query = new URLSearchParams();
     let body;
     if (sample.getAttribute("aria-pressed") === "true") {
-      doing.textContent = "Giving Alice the sample …";
+      say("Giving Alice the sample …");
       return (await ask("/sample", { method: "POST" })).id;
     } else if (file.files.length) {
       body = file.files[0];
@@ -154,13 +157,49 @@ if (send) {
     } else {
       throw new Error("Choose a file, take the sample, or write something first.");
     }
-    doing.textContent = "Giving Alice the data …";
+    say("Giving Alice the data …");
     const headers = { "Content-Type": "application/octet-stream" };
     return (await ask(`/datasets?${query}`, { method: "POST", body, headers })).id;
   });
 }
 const again = document.getElementById("again");
 sending(again, async () => again.dataset.dataset);
+
+// The step curve, and samples
+
+const curve = document.getElementById("steps");
+if (curve) {
+  const { corpus, file, steps } = curve.elements;
+  const show = () => { document.getElementById("corpus-file").hidden = corpus.value !== "file"; };
+  corpus.addEventListener("change", show);
+  show();
+  doing(curve, async (say) => {
+    const codes = chosenCodes(curve);
+    if (!codes.length) throw new Error("Choose at least one code.");
+    let chosen = corpus.value || null;
+    if (chosen === "file") {
+      if (!file.files.length) throw new Error("Choose the file that both are to train on.");
+      const query = new URLSearchParams({ name: file.files[0].name });
+      if (curve.dataset.m) query.set("vocabulary_size", curve.dataset.m);
+      say("Giving Alice and Bob the corpus …");
+      chosen = (await ask(`/corpora?${query}`, { method: "POST", body: file.files[0] })).id;
+    }
+    say("Asking Alice for the points …");
+    const begun = await post("/curve", { dataset: curve.dataset.dataset, codes, corpus: chosen, steps: steps.value });
+    if (!begun.begun) return say("All these points are there already.");
+    location.hash = "curve";
+    location.reload();
+  });
+}
+
+const sampling = document.getElementById("sampling");
+doing(sampling, async (say) => {
+  const { tokens, seed } = sampling.elements;
+  say("Bob decodes once more, then draws …");
+  const wish = { tokens: Number(tokens.value), seed: seed.value === "" ? null : Number(seed.value) };
+  document.getElementById("drawn").innerHTML = (await post(`/runs/${document.body.dataset.run}/sample`, wish)).html;
+  say("");
+});
 
 // What is replaced
 
@@ -190,7 +229,12 @@ function replace(name, html) {
     else showText(html);
     return;
   }
+  const unfolded = [...place.querySelectorAll("details")].map((one) => one.open);
+  const folds = [...place.querySelectorAll("summary")];
+  const focused = folds.indexOf(document.activeElement);
   place.innerHTML = html;
+  place.querySelectorAll("details").forEach((one, index) => { one.open = unfolded[index] ?? one.open; });
+  if (focused >= 0) place.querySelectorAll("summary")[focused]?.focus();
   makeSortable(place);
 }
 
@@ -205,6 +249,7 @@ if (document.body.dataset.events && live) {
   source.addEventListener("state", (event) => {
     const state = JSON.parse(event.data);
     running = ["queued", "running", "paused"].includes(state);
+    document.getElementById("draw").hidden = state !== "verified";
     const show = { pause: state === "running", resume: state === "paused" };
     document.querySelectorAll("[data-action]").forEach((button) => {
       button.hidden = button.dataset.action in show ? !show[button.dataset.action] : !running;

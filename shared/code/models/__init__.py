@@ -1,6 +1,6 @@
 """The registry: presets by name, and the predictor of a spec. Models, and numba, are imported when one is built, not before."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared.code.errors import UnknownPresetError
@@ -13,8 +13,11 @@ from shared.code.spec import (
     MixingModel,
     Model,
     NgramModel,
+    OnlineTraining,
     PluginModel,
+    PretrainedModel,
     RecurrentModel,
+    Training,
     TransformerModel,
     UniformModel,
     Vocabulary,
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A model with a name that people can type, and what it is in one line."""
+    """A model with a name that people can type, and what it is in one line. vocabulary: where none is given."""
 
     name: str
     summary: str
@@ -35,6 +38,13 @@ class Preset:
     segment_tokens: int = 4096
     streams: int = 1
     numerics: Literal["exact", "native"] = "exact"
+    vocabulary: Vocabulary = field(default_factory=BytesVocabulary)
+    training: Training = field(default_factory=OnlineTraining)
+
+    @property
+    def local(self) -> bool:
+        """Whether it is of files that a user named, which another side may not hold."""
+        return isinstance(self.model, PluginModel | PretrainedModel)
 
 
 PRESETS: dict[str, Preset] = {
@@ -80,13 +90,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
-    """The spec of a preset over a vocabulary (octets if none is given). Raises `UnknownPresetError`."""
+    """The spec of a preset over a vocabulary (its own, mostly octets, if none is given). Raises `UnknownPresetError`."""
     if name not in PRESETS:
         raise UnknownPresetError(name, tuple(PRESETS))
     found = PRESETS[name]
     return CodeSpec(
-        vocabulary=vocabulary or BytesVocabulary(),
+        vocabulary=vocabulary or found.vocabulary,
         model=found.model,
+        training=found.training,
         segment_tokens=found.segment_tokens,
         streams=found.streams,
         numerics=found.numerics,
@@ -104,6 +115,10 @@ def build(spec: CodeSpec, ranks: Ranks = ALONE) -> "Predictor":
         from shared.code.plugins import build_plugin
 
         return build_plugin(spec)
+    if isinstance(spec.model, PretrainedModel):
+        from shared.code.pretrained import build_pretrained
+
+        return build_pretrained(spec)
     if spec.numerics == "native":
         from shared.code.models.native import Native
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from shared.code.exact.constants import first_weights
 from shared.code.models.base import I64, U32
 from shared.code.models.layers import PERCEPTRON_SEED, SEEDS_PER_LAYER, SEEDS_PER_NETWORK
-from shared.code.models.rows import RowByRow
+from shared.code.models.rows import RowByRow, adam
 from shared.code.spec import NETWORKS, BytesVocabulary, CodeSpec, TransformerModel
 from shared.code.training import Memory, Step
 
@@ -149,14 +149,8 @@ class Native(RowByRow):
         names = list(self._weights)
         gradients = torch.autograd.grad(logits, [self._weights[name] for name in names], gradient)
         self._step.begin(self.steps)
-        keep1, take1, keep2, take2, up1, up2, epsilon, rate, most = (float(one) for one in self._step.values)
-        with torch.no_grad():
-            for name, g in zip(names, gradients, strict=True):
-                first, second = self._moments[name]
-                first.mul_(keep1).add_(g, alpha=take1)
-                second.mul_(keep2).addcmul_(g, g, value=take2)
-                step = first * up1 / ((second * up2).sqrt() + epsilon)
-                self._weights[name].sub_(step.clamp_(-most, most), alpha=rate)
+        for name, g in zip(names, gradients, strict=True):
+            adam(self._step, self._weights[name], g, *self._moments[name])
 
     def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         out: dict[str, npt.NDArray[Any]] = {f"head.{name}": array for name, array in self._head.arrays().items()}

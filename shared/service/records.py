@@ -105,11 +105,10 @@ class FBitsRecord(BaseModel):
         """The record of a measured |f|."""
         return cls(spec=bits.spec, source=bits.source, assets=bits.assets, total=bits.total)
 
-    def plus(self, bits: FBits) -> "FBitsRecord":
+    def plus(self, bits: FBits, times: int = 1) -> "FBitsRecord":
         """With another code's |f| on top: in full, although both share sources."""
-        return FBitsRecord.of(
-            FBits(spec=self.spec + bits.spec, source=self.source + bits.source, assets=self.assets + bits.assets)
-        )
+        parts = {name: getattr(self, name) + times * getattr(bits, name) for name in ("spec", "source", "assets")}
+        return FBitsRecord.of(FBits(**parts))
 
 
 class Reconstruction(BaseModel):

@@ -190,11 +190,13 @@ class Recorder:
         record = self.record
         if leg == record.leg_begun():
             return
-        if safe is not None and leg.rollbacks > record.rollbacks == 0:
-            record.f_bits = record.f_bits.plus(measured_f(safe, sources))
+        if safe is not None and bool(leg.rollbacks) != bool(record.rollbacks):  # back, too: Bob may say the same ROLLBACK again
+            record.f_bits = record.f_bits.plus(measured_f(safe, sources), 1 if leg.rollbacks else -1)
         if leg.rollbacks > record.rollbacks:
+            note, lost = f"the models diverged in block {leg.block}:", leg.abandoned_bytes - record.abandoned_bytes
             to = "to the end" if leg.end is None else f"for {SAFE_BLOCKS} blocks"
-            record.notes.append(f"the models diverged in block {leg.block}: sent again from there with {leg.code}, {to}")
+            if not any(one.startswith(note) for one in record.notes):
+                record.notes.append(f"{note} sent again from there with {leg.code}, {to}; {lost} bytes of z were given up")
         record.leg, record.sent_z_bytes = asdict(leg), 0
         record.rollbacks, record.abandoned_bytes = leg.rollbacks, leg.abandoned_bytes
         record.nll_bits, record.z_bits = leg.nll_units / COST_UNITS_PER_BIT, 8 * leg.coded_bytes

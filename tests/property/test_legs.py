@@ -3,6 +3,8 @@
 The pair is that of test_resume, with legs. A count stands for the model: a bit of Bob's flips where a test says so.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from alice.outbox import Outbox
-from shared.channel.errors import DivergedError, RemoteProtocolError
+from shared.channel.errors import BadFrameError, DivergedError, LocalProtocolError, RemoteProtocolError
 from shared.channel.legs import SAFE_BLOCKS, SAFE_CODE, Leg, safe_code
-from shared.channel.messages import Ack, Data, Done, Hello, Restart, Rollback
+from shared.channel.messages import Ack, Data, Done, End, Hello, Restart, Rollback
+from shared.channel.protocol import WINDOW_BYTES
 from shared.channel.states import State
 from shared.code.codec import first_predictor
 from shared.code.errors import CorruptCodeError
@@ -23,7 +26,7 @@ from shared.service.coding import TransmissionDecoder, TransmissionEncoder
 from shared.service.received import ReceivedLog, ReceivedReader
 from shared.service.snapshots import Snapshot, Snapshots, remove_snapshots
 from tests.property.test_resume import TEXT, Pair, World
-from tests.support import SMALL_NETWORKS, identity
+from tests.support import SMALL_NETWORKS, carry, identity, pair
 
 BLOCK = 30
 NATIVE = CodeSpec.from_fields(
@@ -320,7 +323,7 @@ def test_a_bit_flips_in_any_block(block):
 
 @pytest.mark.parametrize(("first", "second"), [(0, 16), (0, 25), (3, 19), (3, 22), (12, 28), (14, 30)])
 def test_after_the_second_divergence_the_safe_code_stays(first, second):
-    world = Legs([(0, first), (1, second)])
+    world = Legs([(0, first), (1, second)], 50 * BLOCK)
     world.finish()
     assert world.alice.leg == world.bob.leg
     assert (world.bob.leg.rollbacks, world.bob.leg.block, world.bob.leg.code) == (2, second, SAFE_CODE)
@@ -384,3 +387,84 @@ DivergingPair.TestCase.settings = settings(
     max_examples=20, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 TestDivergingPair = DivergingPair.TestCase
+
+
+def test_the_restart_that_answers_a_rollback_settles_all_z():
+    """What was given up takes no credit, and no ACK afterwards may be behind it; a RESTART of Alice's own settles nothing."""
+    alice, bob = pair()
+    alice.send(Hello(transmission="0" * 32, spec=b"{}", tokens=None, media_type="", name="", code="", runtime="", safe=SAFE_CODE))
+    carry(alice, bob, lambda data: [data])
+    bob.send(Leg().accept(records=0, z_bytes=0, runtime=""))
+    carry(bob, alice, lambda data: [data])
+    alice.send(Data(z=b"x" * 1000))
+    alice.send(Restart(block=1, code="", nll_units=0))
+    carry(alice, bob, lambda data: [data])
+    assert alice.credit_bytes == bob.credit_bytes == WINDOW_BYTES - 1000
+    bob.send(Rollback(block=0))
+    alice.send(Data(z=b"x" * 10))  # crosses with it
+    carry(bob, alice, lambda data: [data])
+    with pytest.raises(LocalProtocolError):
+        bob.send(Ack(received_bytes=1010, durable_bytes=1010))
+    alice.send(Restart(block=0, code=SAFE_CODE))
+    carry(alice, bob, lambda data: [data])
+    assert alice.credit_bytes == bob.credit_bytes == WINDOW_BYTES
+    with pytest.raises(LocalProtocolError):
+        bob.send(Ack(received_bytes=1010, durable_bytes=1000))
+    bob.send(Ack(received_bytes=1010, durable_bytes=1010))
+
+
+@pytest.mark.parametrize("numerics", ["native", "exact"])
+def test_z_that_contradicts_itself_is_a_divergence_under_native_numerics(numerics):
+    """As where Alice was killed, started again, and made other z than before."""
+    spec = NATIVE if numerics == "native" else NATIVE.model_copy(update={"numerics": "exact"})
+    said = [one for one in TransmissionEncoder(spec, [TEXT[:BLOCK]], predictor=model(Leg())).messages() if one is not None]
+    decoder = TransmissionDecoder(spec, max_tokens=100, predictor=model(Leg()))
+    *before, end = said
+    for message in before:
+        decoder.take(message)
+    with pytest.raises(DivergedError if numerics == "native" else BadFrameError):
+        decoder.take(dataclasses.replace(end, z_bits=end.z_bits - 16))
+    assert decoder.rollback_block == (0 if numerics == "native" else None)
+
+
+def test_a_leg_that_is_ended_too_early_is_refused():
+    leg = Leg(block=1, code=SAFE_CODE, rollbacks=1)
+    decoder = TransmissionDecoder(SAFE, max_tokens=1000, leg=leg, digest=digest_of(TEXT[:BLOCK]))
+    with pytest.raises(BadFrameError, match="before the leg's end"):
+        list(decoder.end_leg(Restart(block=17, code="", nll_units=0)))
+
+
+def everything(path, size):
+    reader = ReceivedReader(path)
+    found = list(reader.messages(size))
+    reader.close()
+    return found
+
+
+def test_a_log_that_drops_its_first_leg_keeps_all_of_the_next(tmp_path):
+    """END, too, which Alice says once in a connection; only a log that is opened again forgets it."""
+    path = tmp_path / "received"
+    log = ReceivedLog(path)
+    log.start_over(Leg(block=2, code=SAFE_CODE, rollbacks=1, nll_units=7, coded_bytes=3))
+    end = End(tokens=9, sha256=bytes(32), z_bits=16)
+    for message in (Data(z=b"abc"), Restart(block=18, code="", nll_units=9), Data(z=b"de"), end):
+        log.append(message)
+    assert (log.first.block, log.leg) == (2, Leg(block=18, rollbacks=1, nll_units=9, coded_bytes=6))
+    log.drop_first()
+    assert (log.first, log.z_bytes, log.records) == (log.leg, 2, 0)
+    _, *held = everything(path, log.size)
+    assert held == [Data(z=b"de"), end]
+    log.close()
+    again = ReceivedLog(path)
+    assert (again.first, again.leg, again.z_bytes) == (log.first, log.leg, 2)
+    _, *held = everything(path, again.size)
+    assert held == [Data(z=b"de")]
+    again.close()
+
+
+def test_a_snapshot_of_the_first_leg_is_none_of_a_later_one(tmp_path):
+    """Of the same spec; they are removed, but a disk that lost power may bring them back."""
+    first, later = (Snapshots(tmp_path, NATIVE, "encode", block=block) for block in (0, 18))
+    first.write(lambda: Snapshot({"blocks": 2, "z_bytes": 5}, [b"state"]))
+    assert first.newest(lambda _: True) is not None
+    assert later.newest(lambda _: True) is None

@@ -6,10 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from shared.channel.errors import PeerFailedError
+from shared.channel.legs import Leg
 from shared.channel.messages import Accept, Error, Hello, Prepared
 from shared.channel.protocol import Channel
 from shared.channel.states import Role
-from shared.service.transfer import Conversation, side_by_side
+from shared.code.models import preset
+from shared.code.size import source_module
+from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission
+from shared.service.transfer import Conversation, Recorder, side_by_side
 
 HELLO = Hello(transmission="0" * 32, spec=b"{}", tokens=None, media_type="text/plain", name="x", code="ngram", runtime="{}")
 
@@ -55,3 +59,24 @@ async def test_what_the_peer_said_last_counts_not_that_nothing_could_be_said_aft
         await side_by_side(listen(), speak(), speak())
     await alice.say(Prepared(digest=b"m" * 32))
     assert not link.outgoing
+
+
+async def test_a_rollback_that_is_said_again_is_charged_and_noted_once():
+    safe = preset("ngram")
+    bits = FBitsRecord(spec=8, source=80, assets=0, total=88)
+    dataset = Dataset(
+        id="", sha256="", vocabulary="bytes", vocabulary_size=256, tokens=9, bytes=9, media_type="text/plain", name="x"
+    )
+    record = Transmission(id="0" * 32, dataset=dataset, code=CodeReference.of("x", safe), f_bits=bits)
+    recorder = Recorder(SimpleNamespace(changed=lambda *_, **__: None), record, "decode")
+    first = Leg()
+    second = first.rolled_back(3, 40 << 24, 50, "ngram")
+    assert (second.coded_bytes, second.abandoned_bytes, second.end) == (5, 45, 19)
+    for leg in (first, second, second, first, second):
+        recorder.leg(leg, safe, {source_module(safe): (b"", 800)})
+        assert record.f_bits.source == (880 if leg.rollbacks else 80)
+        assert (record.rollbacks, record.abandoned_bytes) == (leg.rollbacks, leg.abandoned_bytes)
+    assert len(record.notes) == 1
+    assert "45 bytes of z were given up" in record.notes[0]
+    recorder.leg(second.ended(19, 60 << 24, 7), safe, {})
+    assert (record.z_bits, record.nll_bits, record.rollbacks) == (96, 60.0, 1)

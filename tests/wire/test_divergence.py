@@ -92,7 +92,8 @@ def test_a_native_code_that_drifts_is_rolled_back_verified_and_charged(drifting,
     assert (tmp_path / "back").read_bytes() == TEXT
     notes, fault = result["notes"][1::2], result["notes"][::2]
     said = [f"the models diverged in block {block}: sent again from there with ngram, {to}" for block, to in legs]
-    assert notes == said
+    assert [one.partition(";")[0] for one in notes] == said
+    assert sum(int(one.split()[-7]) for one in notes) == result["abandoned_bytes"]
     for (block, _), one in zip(legs, fault, strict=True):
         assert f"the check over tokens {BLOCK * block} to {BLOCK * block + BLOCK - 1} failed" in one
     assert result["rollbacks"] == len(legs)
@@ -109,7 +110,7 @@ def test_a_native_code_that_drifts_is_rolled_back_verified_and_charged(drifting,
         assert alice[name] == bob[name], name
     assert client.costs(result["transmission"]).sum() == pytest.approx(result["nll_bits"])
     if legs:
-        assert bob["notes"][1] == said[0]
+        assert bob["notes"][1] == notes[0]
         assert bob["notes"][0].split("(")[0] == fault[0].split("(")[0]
         assert "It diverged here" in advise({"f": {"sources": ""}}, read(json.dumps(result)))[0]
         with pytest.raises(RequestError, match="diverged"):

@@ -198,6 +198,17 @@ class Soak:
         return [str(path.relative_to(self.cluster.directory)) for path in found]
 
 
+def raised(log: str) -> dict[str, int]:
+    """What a service's log has of tracebacks: their last lines."""
+    found, inside = Counter[str](), False
+    for line in log.splitlines():
+        if inside and line[:1].strip() and not line.startswith(("Traceback", "During", "The above")):
+            found[line] += 1
+            inside = False
+        inside = inside or line.startswith("Traceback")
+    return dict(found)
+
+
 def main() -> None:
     """Run it; exit status 1 where anything is wrong or left."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -216,7 +227,7 @@ def main() -> None:
         soak = Soak(cluster, tap, given.seed)
         seconds = soak.run(60 * given.minutes)
         left = soak.left()
-        logs = {name: cluster.log(name).count("Traceback") for name in ("alice", "bob")}
+        logs = {name: raised(cluster.log(name)) for name in ("alice", "bob")}
     tap.close()
     out = {
         "seed": given.seed,

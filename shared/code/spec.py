@@ -35,10 +35,11 @@ class BytesVocabulary(_Part):
 
 
 class IdsVocabulary(_Part):
-    """Token ids 0 … size - 1."""
+    """Token ids 0 … size - 1. tokenizer: the SHA-256 of the tokenizer's file that makes octets of them, charged as an asset."""
 
     kind: Literal["ids"] = "ids"
     size: int = Field(ge=1, le=1 << 20)
+    tokenizer: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 Vocabulary = Annotated[BytesVocabulary | IdsVocabulary, Field(discriminator="kind")]
@@ -209,11 +210,12 @@ class PretrainedModel(_Part):
 
     def memory_bytes(self, vocabulary_size: int, positions: int, streams: int, *, learns: bool) -> int:
         """Upper bound of weights, keys and values, activations and logits; with gradients and moments if it learns."""
-        inputs, attention = self.context * streams, self.context * self.width // 2
+        passed = self.context if learns else max(1, self.context - positions)  # positions in one pass
         rows, in_hand = (positions * streams, self.layers) if learns else (streams, 1)
-        weights = (24 if learns else 12) * self.parameters
-        cache = 16 * self.layers * self.width * inputs
-        return weights + cache + in_hand * inputs * (160 * self.width + attention) + 32 * vocabulary_size * rows + (1 << 27)
+        weights = (24 if learns else 8) * self.parameters
+        cache = 10 * self.layers * self.width * self.context * streams
+        activations = in_hand * passed * streams * self.width * (96 + 3 * passed // 8)
+        return weights + cache + activations + 32 * vocabulary_size * rows + (1 << 27)
 
 
 NETWORKS = (RecurrentModel, TransformerModel)
@@ -365,6 +367,11 @@ class CodeSpec(_Part):
     def frozen(self) -> bool:
         """Whether p^(k) is fixed while D is sent."""
         return isinstance(self.training, FrozenTraining)
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The SHA-256 of the tokenizer's file, where the tokens stand for octets by one."""
+        return self.vocabulary.tokenizer if isinstance(self.vocabulary, IdsVocabulary) else None
 
     @property
     def learns(self) -> bool:

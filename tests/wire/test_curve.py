@@ -1,6 +1,10 @@
 """Curves by real transmissions: falling, from S_0 on, interrupted and continued; and samples of what was learned."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import httpx
 import numpy as np
@@ -72,6 +76,34 @@ def test_interrupted_and_continued(client, files, monkeypatch):
     whole.frozen(["ngram"], [0, 1, 2, 3], corpus, str)
     assert made == [2, 3]
     assert [one["k"] for one in whole.points] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_stopped_in_the_middle_and_continued(cluster, files, number, status):
+    """As a process, by Ctrl-C and by force: the file is whole, and only what it lacks is made."""
+    kept = files / "kept.json"
+    where = ["--alice", cluster.alice, "--bob", cluster.bob, "--corpus", str(files / "corpus"), "--continue", str(kept)]
+    command = [sys.executable, "-m", "harness.cli", "curve", str(files / "data"), "--code", "frequency", *where]
+    steps = ",".join(map(str, range(100)))
+    process = subprocess.Popen(["env", "--default-signal=INT", *command, "--steps", steps], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not kept.exists() or len(json.loads(kept.read_text())["points"]) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    made = json.loads(kept.read_text())["points"]
+    assert 2 <= len(made) < 100
+    again = curve(
+        cluster, files, "--code", "frequency", "--continue", str(kept), "--json", steps=",".join(map(str, range(len(made) + 1)))
+    )
+    assert again.exit_code == 0, again.output
+    points = json.loads(again.stdout)["points"]
+    assert points[:-1] == made
+    assert [(one["k"], one["state"]) for one in points] == [(k, "verified") for k in range(len(made) + 1)]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ from harness.commands import (
     Corpus,
     Form,
     Given,
+    MaxMemory,
+    MaxSize,
+    MaxTraining,
     Plugin,
     Pretrained,
     Regime,
@@ -69,14 +72,6 @@ app = typer.Typer(
 )
 
 
-def _size(text: str) -> int:
-    """A number of bytes or tokens: 4096, 64K, 10M, 2G."""
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
-        raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
-    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
-
-
 Names = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Files; none or - for standard input.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")]
 ToStdout = Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output, and keep the input.")]
@@ -84,10 +79,6 @@ Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite, and write
 Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This is so anyway.")]
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
-MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
-MaxTraining = Annotated[
-    int, typer.Option(metavar="TOKENS", parser=_size, help="Refuse a code that trains on more before the data, replay counted.")
-]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Corpora = Annotated[list[Path] | None, typer.Option("--corpus", help="What the files start from; may be given several times.")]
@@ -351,9 +342,7 @@ def decompress(
     keep: Keep = False,
     remove: Remove = False,
     quiet: Quiet = False,
-    max_size: Annotated[
-        int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")
-    ] = None,
+    max_size: MaxSize = None,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,

@@ -36,6 +36,14 @@ def _regimes(incomplete: str) -> list[str]:
     return [name for name in REGIMES if name.startswith(incomplete)]
 
 
+def _size(text: str) -> int:
+    """A number of bytes or tokens: 4096, 64K, 10M, 2G."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
+        raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
+    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
+
+
 REGIMES = ("online", "frozen")
 Code = Annotated[
     str, typer.Option(help="A preset, as `codelength codes` lists them, or a spec.json.", autocompletion=preset_names)
@@ -59,6 +67,11 @@ Regime = Annotated[
         autocompletion=_regimes,
     ),
 ]
+MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
+MaxTraining = Annotated[
+    int, typer.Option(metavar="TOKENS", parser=_size, help="Refuse a code that trains on more before the data, replay counted.")
+]
+MaxSize = Annotated[int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
 Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]

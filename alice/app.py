@@ -16,14 +16,14 @@ from shared.code.errors import VocabularyError
 from shared.code.models import spec_of
 from shared.code.spec import CodeSpec, Start
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, reading_routes
+from shared.service.assets import asset_routes, origin_of
 from shared.service.auth import require_token
 from shared.service.choosing import AUTO
-from shared.service.corpora import corpora_routes, origin_of
 from shared.service.errors import BusyError, ConflictError, MalformedRequestError, NotFoundError, TooLargeError
 from shared.service.records import Code, CodeReference, Dataset, FBitsRecord, Transmission, codes, measured_f
 from shared.service.settings import Settings
 from shared.service.transfer import Recorder
-from shared.service.uploads import UPLOAD, FormOrNone, Name, SizeOrNone, uploaded
+from shared.service.uploads import UPLOAD, Asked, uploaded
 
 
 class DatasetList(BaseModel):
@@ -67,16 +67,12 @@ routes = APIRouter(dependencies=[Depends(require_token)], responses=PROBLEMS)
     responses={200: {"model": Dataset, "description": "It was held already"}},
     openapi_extra=UPLOAD,
 )
-async def post_dataset(
-    request: Request,
-    held: Held,
-    response: Response,
-    name: Name = "",
-    form: FormOrNone = None,
-    vocabulary_size: SizeOrNone = None,
-) -> Dataset:
-    """Keep a dataset: octets (m = 256), token ids as JSON, or a file of them (.npy, uint16 little endian), also as multipart."""
-    async with uploaded(request, held, name, form, vocabulary_size) as upload:
+async def post_dataset(request: Request, held: Held, response: Response, asked: Asked) -> Dataset:
+    """Keep a dataset: octets (m = 256), token ids as JSON, or a file of them (.npy, uint16 little endian), also as multipart.
+
+    With `tokenizer` octets become ids, if they come back from these exactly.
+    """
+    async with uploaded(request, held, asked) as upload:
         with contextlib.suppress(NotFoundError):
             known = held.store.dataset(upload.sha256)
             response.status_code = 200
@@ -195,7 +191,10 @@ def _resolve(wanted: TransmissionRequest, dataset: Dataset) -> tuple[CodeSpec, s
         raise MalformedRequestError("auto chooses among codes that learn online and start from nothing")
     spec = spec_of("ngram" if wanted.code == AUTO else wanted.code, dataset.as_vocabulary())
     if spec.vocabulary != dataset.as_vocabulary():
-        raise VocabularyError(f"the code is for m = {spec.vocabulary_size}, the dataset has m = {dataset.vocabulary_size}")
+        raise VocabularyError(
+            f"the code is for m = {spec.vocabulary_size}, the dataset has m = {dataset.vocabulary_size}"
+            + (f" and the tokenizer {dataset.tokenizer}" if dataset.tokenizer != spec.tokenizer else "")
+        )
     start = spec.start
     if wanted.steps is not None or wanted.corpus is not None:
         if wanted.steps is None or (wanted.steps and wanted.corpus is None):
@@ -251,6 +250,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.sendings = {}
     app.include_router(reading_routes())
-    app.include_router(corpora_routes())
+    app.include_router(asset_routes())
     app.include_router(routes)
     return app

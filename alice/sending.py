@@ -14,15 +14,15 @@ from shared.channel.errors import (
     UnexpectedMessageError,
 )
 from shared.channel.legs import SAFE_CODE, Leg, safe_code
-from shared.channel.messages import MAX_DATA_BYTES, Accept, Ack, Code, Data, Done, Hello, Restart, Rollback
+from shared.channel.messages import MAX_DATA_BYTES, Accept, Ack, Code, Data, Done, Hello, Restart, Rollback, Text
 from shared.channel.states import Role
 from shared.code.errors import CodelengthError
 from shared.code.models import PRESETS, preset
 from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.service.app import Services
+from shared.service.assets import origin_of
 from shared.service.choosing import AUTO, ChooseJob, candidates, choice_bits, choice_name
-from shared.service.corpora import origin_of
 from shared.service.errors import InterruptedTransmissionError, WorkerLostError
 from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.pool import Worker
@@ -194,13 +194,13 @@ class Sending:
         record, held = self._recorder.record, self._held
         assert record.auto_seconds is not None
         vocabulary = record.dataset.as_vocabulary()
-        names = candidates(vocabulary, held.settings.max_model_bytes)
+        names, assets = candidates(vocabulary, held.settings.max_model_bytes), record.f_bits.assets
         found = await worker.ask(
             ChooseJob(
                 vocabulary=vocabulary,
                 path=str(held.store.object(record.dataset.id)),
                 tokens=record.dataset.tokens or 0,
-                f_bits={name: measured_f(preset(name, vocabulary), held.pool.sources).total for name in names},
+                f_bits={name: measured_f(preset(name, vocabulary), held.pool.sources, assets).total for name in names},
                 seconds=record.auto_seconds,
             )
         )
@@ -208,7 +208,7 @@ class Sending:
         name = choice_name(found["chosen"], len(names))
         record.choice = found["trials"]
         record.code = CodeReference.of(name, self._spec)
-        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, 0, choice_bits(name)))
+        record.f_bits = FBitsRecord.of(measured_f(self._spec, held.pool.sources, assets, choice_bits(name)))
 
     async def _connect_until_done(self, worker: Worker) -> str:
         while True:
@@ -274,6 +274,9 @@ class Sending:
             self._part_bytes = max(self._part_bytes // 4, _LEAST_PART_BYTES)
         self._reached, self._offered = reached, True
         conversation.high_z_bytes = record.sent_z_bytes = max(record.sent_z_bytes, answer.z_bytes)
+        dataset = record.dataset
+        if dataset.octets is not None and dataset.octets_sha256 is not None:
+            await conversation.say(Text(size=dataset.octets, sha256=bytes.fromhex(dataset.octets_sha256)))
         if record.send_f and reached == (0, 0, 0, 0):
             archive, _ = self._held.pool.sources[source_module(spec)]
             await conversation.say(Code(name=f"source {spec.model.kind}", data=archive))

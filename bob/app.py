@@ -11,15 +11,15 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response,
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from bob.receiving import Receiving, ServerLink
+from bob.receiving import DECODED_OCTETS, Receiving, ServerLink
 from bob.shares import Shares, shares
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL
 from shared.code.arithmetic import COST_UNITS_PER_BIT
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import to_tokens, token_width
 from shared.service.app import PROBLEMS, Held, Identifier, Services, build_app, problem_response, reading_routes
+from shared.service.assets import asset_routes, origin_of
 from shared.service.auth import require_token, websocket_authorised
-from shared.service.corpora import corpora_routes, origin_of
 from shared.service.errors import ConflictError, NotFoundError, Problem, StorageFullError, UnauthorizedError
 from shared.service.forms import MEDIA_TYPES, Form, form_of, write
 from shared.service.records import Transmission
@@ -116,7 +116,7 @@ async def reconstruction(
     identifier: Identifier,
     form: Annotated[
         Literal["raw", "json", "npy", "uint16"] | None,
-        Query(description="raw: canonical bytes; else as it came in", examples=["raw"]),
+        Query(description="raw: canonical bytes; else as it came in, by a tokenizer or not", examples=["raw"]),
     ] = None,
 ) -> Response:
     """What Bob decoded, once verified, in the form it came in or in another. Ranges may be asked for."""
@@ -126,17 +126,20 @@ async def reconstruction(
     if not path.exists():
         raise NotFoundError("reconstruction of", identifier)
     dataset = record.dataset
+    by_tokenizer = dataset.tokenizer is not None and form is None
     given = form_of(dataset.media_type) if dataset.vocabulary == "ids" else "octets"
     chosen: Form = given if form is None else "octets" if form == "raw" else form
-    if chosen != "octets":
+    if by_tokenizer:
+        path = held.store.transmission_directory(identifier) / DECODED_OCTETS
+    elif chosen != "octets":
         path = await asyncio.to_thread(_in_form, held, record, chosen)
-    plain = chosen == "octets" and dataset.vocabulary == "bytes" and _MEDIA_TYPE.fullmatch(dataset.media_type)
+    plain = (by_tokenizer or (chosen == "octets" and dataset.vocabulary == "bytes")) and _MEDIA_TYPE.fullmatch(dataset.media_type)
     return FileResponse(
         path,
         media_type=dataset.media_type if plain else MEDIA_TYPES[chosen],
         filename=_file_name(dataset.name) or None,
         headers={
-            "ETag": f'"{sha256}-{chosen}"',
+            "ETag": f'"{dataset.octets_sha256 if by_tokenizer else sha256}-{chosen}"',
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "sandbox",
         },
@@ -336,7 +339,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     receivings: dict[str, Receiving] = {}
     app.state.receivings = receivings
     app.include_router(reading_routes())
-    app.include_router(corpora_routes())
+    app.include_router(asset_routes())
     app.include_router(routes)
     app.add_api_websocket_route(CHANNEL_PATH, channel)
     return app

@@ -9,9 +9,16 @@ from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from shared.channel.errors import BadFrameError, ChannelError, PeerLostError, RefusedError, UnexpectedMessageError
+from shared.channel.errors import (
+    BadFrameError,
+    ChannelError,
+    DigestMismatchError,
+    PeerLostError,
+    RefusedError,
+    UnexpectedMessageError,
+)
 from shared.channel.legs import safe_code
-from shared.channel.messages import Ack, Code, Data, Done, Hello, Message, Prepared, Refuse, Restart, Rollback
+from shared.channel.messages import Ack, Code, Data, Done, Hello, Message, Prepared, Refuse, Restart, Rollback, Text
 from shared.channel.states import Role
 from shared.code.errors import InputError, SpecError
 from shared.code.plugins import require
@@ -19,8 +26,8 @@ from shared.code.size import source_module
 from shared.code.spec import CodeSpec
 from shared.code.vocabulary import token_width
 from shared.service.app import Services
+from shared.service.assets import origin_of
 from shared.service.choosing import choice_bits
-from shared.service.corpora import origin_of
 from shared.service.errors import (
     BusyError,
     ConflictError,
@@ -39,9 +46,13 @@ from shared.service.received import ReceivedLog
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission, measured_f
 from shared.service.snapshots import remove_snapshots
 from shared.service.starts import Origin
+from shared.service.tokenizing import Octets, OctetTokenizer, write_octets
 from shared.service.transfer import Conversation, Recorder, clip, side_by_side
+from shared.service.uploads import tokenizer_path
 from shared.service.worker import DecodeJob, Output, reset_peak_memory
 
+DECODED_OCTETS: Final = "reconstruction.octets"
+"""Among a transmission's files, what its ids stand for by their tokenizer."""
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _COST_BYTES: Final = 4
 _HELLO_SECONDS: Final = 10.0
@@ -144,7 +155,7 @@ class Receiving:
     def _tidy(self, identifier: str) -> None:
         """Keep what tells of bits; the rest served to go on."""
         directory = self._held.store.transmission_directory(identifier)
-        for name in ("received", "received.new", "reconstruction.partial"):
+        for name in ("received", "received.new", "reconstruction.partial", f"{DECODED_OCTETS}.partial"):
             (directory / name).unlink(missing_ok=True)
         remove_snapshots(directory)
 
@@ -188,6 +199,8 @@ class Receiving:
             self.recorder.restart_clock()
             sha256 = await self._receive(worker, hello, spec, heard)
         store = self._held.store
+        if spec.tokenizer is not None:
+            await self._write_octets(record, spec.tokenizer)
         with _full_disk_told():
             store.adopt(store.transmission_directory(record.id) / "reconstruction.partial", sha256)
         record.dataset = record.dataset.model_copy(
@@ -200,6 +213,26 @@ class Receiving:
         )
         self.recorder.verified(sha256)
         await self._say_done(sha256)
+
+    async def _write_octets(self, record: Transmission, tokenizer: str) -> None:
+        """What the ids stand for; it must be what Alice read. Raises `DigestMismatchError`, or `UnexpectedMessageError`."""
+        held, announced = self._held, record.dataset
+        if announced.octets is None:
+            raise UnexpectedMessageError("END", "TEXT has not come")
+        place, directory = tokenizer_path(held, tokenizer), held.store.transmission_directory(record.id)
+        partial = directory / f"{DECODED_OCTETS}.partial"
+
+        def write() -> Octets:
+            with partial.open("wb") as file:
+                ids = directory / "reconstruction.partial"
+                loaded = OctetTokenizer(place, tokenizer)
+                return write_octets(loaded, ids, announced.as_vocabulary(), file, announced.octets or 0)
+
+        with _full_disk_told():
+            found = await asyncio.to_thread(write)
+            if found != (announced.octets, announced.octets_sha256):
+                raise DigestMismatchError(announced.octets_sha256 or "", found.sha256)
+            partial.replace(directory / DECODED_OCTETS)
 
     async def _say_done(self, sha256: str) -> None:
         await self._conversation.say(Done(sha256=bytes.fromhex(sha256)))
@@ -245,6 +278,7 @@ class Receiving:
                 bytes=None,
                 media_type=hello.media_type,
                 name=hello.name,
+                tokenizer=spec.tokenizer,
             ),
             code=CodeReference.of(hello.code or "custom", spec),
             regime=spec.training.kind,
@@ -278,9 +312,11 @@ class Receiving:
                 if isinstance(message, Code):
                     self._compare(message, spec)
                     continue
-                if rolled_back is not None and not isinstance(
-                    message, Restart
-                ):  # of the leg given up: counted and dropped (P-20)
+                if isinstance(message, Text):
+                    self._announce(message, spec)
+                    continue
+                if rolled_back is not None and not isinstance(message, Restart):
+                    # Of the leg given up: counted and dropped (P-20).
                     lost_bytes = len(message.z) if isinstance(message, Data) else 0
                     rolled_back = dataclasses.replace(rolled_back, z_bytes=rolled_back.z_bytes + lost_bytes)
                     continue
@@ -406,6 +442,16 @@ class Receiving:
         finally:
             await asyncio.gather(syncing, return_exceptions=True)
             log.close()
+
+    def _announce(self, text: Text, spec: CodeSpec) -> None:
+        """What Alice's tokens stand for; there must be room for it."""
+        assert self.recorder is not None
+        if spec.tokenizer is None:
+            raise UnexpectedMessageError("TEXT", "receiving tokens that no tokenizer made")
+        if self._held.store.used_bytes() + text.size > self._held.settings.max_stored_bytes:
+            raise StorageFullError("Bob's store is full (CODELENGTH_MAX_STORED_BYTES)")
+        dataset = self.recorder.record.dataset
+        dataset.octets, dataset.octets_sha256 = text.size, text.sha256.hex()
 
     def _compare(self, code: Code, spec: CodeSpec) -> None:
         """The f that Alice sends must be the f that runs here, byte for byte."""

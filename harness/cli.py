@@ -23,29 +23,39 @@ from harness.commands import (
     Changes,
     Code,
     CodeOrAuto,
+    Column,
     Corpus,
     Form,
+    Given,
+    MaxMemory,
+    MaxSize,
+    MaxTraining,
     Plugin,
     Pretrained,
     Regime,
+    Tokenizer,
     Vocabulary,
     Wire,
+    bench_codes,
     changed,
     check_regime,
     chosen_code,
     chosen_presets,
     must_be_readable,
+    names_in,
     open_client,
     own_code,
     parse_channel,
     post,
     prepare,
     presets_of,
+    readable,
     spec_of,
     start_cluster,
     status_of,
     transmit_dataset,
     use_own,
+    vocabulary_of,
 )
 from harness.epilogs import epilog
 from harness.terminal import FAILED, LEDGER, TERMINATED, UNAVAILABLE, USAGE, emit, emit_json, fail
@@ -62,14 +72,6 @@ app = typer.Typer(
 )
 
 
-def _size(text: str) -> int:
-    """A number of bytes or tokens: 4096, 64K, 10M, 2G."""
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
-        raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
-    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
-
-
 Names = Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Files; none or - for standard input.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")]
 ToStdout = Annotated[bool, typer.Option("-c", "--stdout", help="Write to standard output, and keep the input.")]
@@ -77,10 +79,6 @@ Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite, and write
 Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This is so anyway.")]
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
-MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
-MaxTraining = Annotated[
-    int, typer.Option(metavar="TOKENS", parser=_size, help="Refuse a code that trains on more before the data, replay counted.")
-]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
 Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
 Corpora = Annotated[list[Path] | None, typer.Option("--corpus", help="What the files start from; may be given several times.")]
@@ -102,6 +100,8 @@ def transmit(
     regime: Regime = None,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -117,15 +117,18 @@ def transmit(
     must_be_readable(file, as_json=as_json)
     simulation = parse_channel(channel, private=alice is None, as_json=as_json)
     check_regime(regime, corpus, steps, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     use_own(plugin, pretrained, as_json=as_json)
     code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
-        dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+        dataset = post(client, file, given, as_json=as_json)
+        if changes and isinstance(chosen, dict) and not code.endswith(".json"):
+            chosen["vocabulary"] = vocabulary_of(dataset)
         training: dict[str, Any] = {} if regime is None else {"regime": regime}
         if corpus is not None:
-            held = post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+            held = post(client, corpus, given, as_corpus=True, as_json=as_json)
             training |= {"corpus": held["id"], "steps": steps}
         result = transmit_dataset(client, dataset["id"], chosen, send_f=send_f, training=training, as_json=as_json)
         if channel is not None and simulation is not None:
@@ -161,6 +164,8 @@ def compare(
     as_json: AsJson = False,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -174,15 +179,16 @@ def compare(
     from harness import comparison
 
     must_be_readable(file, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     use_own(plugin, pretrained, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=codes, as_json=as_json)
         names = chosen_presets(client, codes, as_json=as_json)
-        dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+        dataset = post(client, file, given, as_json=as_json)
         results = [transmit_dataset(client, dataset["id"], name, as_json=as_json) for name in names]
     others = comparison.others(file)
     prepare()
-    sizes = {name: comparison.stored_bytes(file, name) for name in names} if form == "octets" else {}
+    sizes = {name: comparison.stored_bytes(file, name) for name in names} if given.octets else {}
     if as_json:
         emit_json(comparison.as_json(results, sizes, others))
     else:
@@ -221,12 +227,12 @@ def bench(
     from harness.cluster import StartError
 
     die = partial(fail, as_json=as_json)
-    chosen, known = _bench_codes(codes, as_json=as_json), list(others.PEERS)
+    chosen, known = bench_codes(codes, as_json=as_json), list(others.PEERS)
     try:
         if config is not None:
             known += others.read(config)
         missing = [peer.name for peer in known if not peer.installed]
-        wanted = [peer.name for peer in known] if peers is None else _names(peers)
+        wanted = [peer.name for peer in known] if peers is None else names_in(peers)
         unknown = [name for name in wanted if name not in {peer.name for peer in known}]
         if unknown:
             die(USAGE, f"no peer is called {', '.join(unknown)}; there are {', '.join(peer.name for peer in known)}")
@@ -234,7 +240,7 @@ def bench(
         for name in missing:
             terminal.say(f"not installed: {name}")
         name = label or data.resolve().name
-        found = benching.files(data, None if files is None else _names(files))
+        found = benching.files(data, None if files is None else names_in(files))
         with benching.Bench(out / f"{name}.json", terminal.say) as run:
             run.run(found, chosen, rivals, rounds, again=again)
             results = run.document["results"]
@@ -250,25 +256,6 @@ def bench(
     report = pareto.document(results, f"{name}.svg")
     (out / f"{name}.md").write_text(report, encoding="utf-8")
     emit_json(run.document) if as_json else terminal.emit(report)
-
-
-def _names(text: str) -> list[str]:
-    return [] if text == "-" else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _bench_codes(codes: str | None, *, as_json: bool) -> list[str]:
-    from harness.bench import VARIANTS
-    from shared.code.models import PRESETS
-    from shared.code.spec import NETWORKS
-
-    chosen = list(PRESETS) if codes is None else _names(codes)
-    for code in chosen:
-        name, _, variant = code.partition(":")
-        if name not in PRESETS:
-            fail(USAGE, f"no preset is called {name}; there are {', '.join(PRESETS)}", as_json=as_json, slug="unknown-code")
-        if variant and (variant not in VARIANTS or not isinstance(PRESETS[name].model, NETWORKS)):
-            fail(USAGE, f"{code}: only networks have variants, {', '.join(VARIANTS)}", as_json=as_json)
-    return chosen
 
 
 @app.command()
@@ -355,9 +342,7 @@ def decompress(
     keep: Keep = False,
     remove: Remove = False,
     quiet: Quiet = False,
-    max_size: Annotated[
-        int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")
-    ] = None,
+    max_size: MaxSize = None,
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
@@ -379,7 +364,7 @@ def decompress(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
+    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
         work = partial(filing.decompress, corpora=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
@@ -404,7 +389,7 @@ def verify(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     names = names or ["-"]
-    with filing.corpora(_readable(corpus, as_json), again=len(names) > 1) as held:
+    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
         work = partial(filing.test, corpora=held, limits=limits, quiet=quiet)
         results, status = filing.each(names, work, as_json=as_json)
@@ -573,12 +558,6 @@ def serve(
         fail(USAGE, f"there is no service {service!r}: alice, bob, wire or console")
     use_own(plugin, pretrained)
     os.execv(sys.executable, [sys.executable, "-m", modules[service]])  # noqa: S606 - becomes the service
-
-
-def _readable(paths: list[Path] | None, as_json: bool) -> list[Path]:
-    for path in paths or ():
-        must_be_readable(path, as_json=as_json)
-    return paths or []
 
 
 def _one_output(names: list[str], output: Path | None, to_stdout: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from harness import terminal
-from harness.commands import chosen_presets, open_client, post, transmit_dataset
+from harness.commands import Given, chosen_presets, open_client, post, transmit_dataset
 from harness.terminal import FAILED, USAGE, fail
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -115,7 +115,7 @@ def _ask(found: "object", asked: list[str], codes: str, sample: int, alice: str 
                 add(name)
                 continue
             chosen = chosen_presets(client, codes)
-            dataset = post(client, Path(name), "octets", None, as_json=False)
+            dataset = post(client, Path(name), Given(), as_json=False)
             for code in chosen:
                 add(transmit_dataset(client, dataset["id"], code)["transmission"])
 

@@ -69,26 +69,36 @@ class Client:
         body = {"vocabulary_size": vocabulary_size, "tokens": tokens}
         return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, json=body)
 
-    def post_file(self, path: Path, form: str = "octets", vocabulary_size: int | None = None) -> dict[str, Any]:
-        """Give Alice a file, streamed. form: one of `FORMS`."""
-        return self._post_file(f"{self._urls.alice}/datasets", path, form, vocabulary_size)
+    def post_file(
+        self, path: Path, form: str = "octets", vocabulary_size: int | None = None, tokenizer: str | None = None
+    ) -> dict[str, Any]:
+        """Give Alice a file, streamed. form: one of `FORMS`. tokenizer: SHA-256 of one that she holds, for octets."""
+        return self._post_file(
+            f"{self._urls.alice}/datasets", path, form=form, vocabulary_size=vocabulary_size, tokenizer=tokenizer
+        )
 
-    def _post_file(self, url: str, path: Path, form: str, vocabulary_size: int | None) -> dict[str, Any]:
+    def _post_file(self, url: str, path: Path, **said: str | int | None) -> dict[str, Any]:
         def parts() -> Iterator[bytes]:
             with path.open("rb") as file:
                 while data := file.read(1 << 20):
                     yield data
 
-        query: dict[str, Any] = {"name": path.name[:255], "form": form}
-        if vocabulary_size is not None:
-            query["vocabulary_size"] = vocabulary_size
+        query: dict[str, Any] = {"name": path.name[:255]} | {name: value for name, value in said.items() if value is not None}
         headers = {"Content-Type": "application/octet-stream"}
         return self._json("POST", url, params=query, content=parts(), headers=headers)
 
-    def post_corpus(self, path: Path, form: str = "octets", vocabulary_size: int | None = None) -> dict[str, Any]:
+    def post_corpus(
+        self, path: Path, form: str = "octets", vocabulary_size: int | None = None, tokenizer: str | None = None
+    ) -> dict[str, Any]:
         """Give Alice and Bob a corpus; its record."""
-        self._post_file(f"{self._urls.bob}/corpora", path, form, vocabulary_size)
-        return self._post_file(f"{self._urls.alice}/corpora", path, form, vocabulary_size)
+        said = {"form": form, "vocabulary_size": vocabulary_size, "tokenizer": tokenizer}
+        self._post_file(f"{self._urls.bob}/corpora", path, **said)
+        return self._post_file(f"{self._urls.alice}/corpora", path, **said)
+
+    def post_tokenizer(self, path: Path) -> dict[str, Any]:
+        """Give Alice and Bob a tokenizer; its record."""
+        self._post_file(f"{self._urls.bob}/tokenizers", path)
+        return self._post_file(f"{self._urls.alice}/tokenizers", path)
 
     def transmit(
         self,
@@ -215,7 +225,8 @@ class Client:
             one.update(retransmitted(connections, one["z_bytes"], once))
             if wire["final"] and quarrels:
                 raise LedgerError("; ".join(quarrels))
-        dataset = {name: sent["dataset"][name] for name in ("sha256", "tokens", "vocabulary_size", "bytes")}
+        of_dataset = ("sha256", "tokens", "vocabulary_size", "bytes", "tokenizer", "octets", "octets_sha256")
+        dataset = {name: sent["dataset"][name] for name in of_dataset}
         figures = ("s0_bits", "sk_bits", "compression_rate", "compression_rate_net_of_f", "bits_per_token", "bits_per_byte")
         return {
             "transmission": sent["id"],

@@ -4,6 +4,8 @@ import os
 import re
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +36,14 @@ def _regimes(incomplete: str) -> list[str]:
     return [name for name in REGIMES if name.startswith(incomplete)]
 
 
+def _size(text: str) -> int:
+    """A number of bytes or tokens: 4096, 64K, 10M, 2G."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not number.isdecimal() or unit not in ("", "K", "M", "G", "T"):
+        raise typer.BadParameter(f"{text!r} is no size; write 4096, 64K, 10M or 2G")
+    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
+
+
 REGIMES = ("online", "frozen")
 Code = Annotated[
     str, typer.Option(help="A preset, as `codelength codes` lists them, or a spec.json.", autocompletion=preset_names)
@@ -57,17 +67,28 @@ Regime = Annotated[
         autocompletion=_regimes,
     ),
 ]
+MaxMemory = Annotated[int, typer.Option(metavar="SIZE", parser=_size, help="Refuse a code that needs more memory than this.")]
+MaxTraining = Annotated[
+    int, typer.Option(metavar="TOKENS", parser=_size, help="Refuse a code that trains on more before the data, replay counted.")
+]
+MaxSize = Annotated[int | None, typer.Option(metavar="SIZE", parser=_size, help="Write no more than this, for each file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Alice = Annotated[str | None, typer.Option(help="A running Alice's URL, instead of private services.")]
 Bob = Annotated[str | None, typer.Option(help="The running Bob's URL.")]
 Wire = Annotated[str | None, typer.Option(help="The running wire's counts URL, if there is one.")]
-Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy or uint16.")]
+Form = Annotated[str, typer.Option(help="What FILE is: octets, json, npy, uint16 or parquet.")]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a Parquet file whose integers are the tokens.")]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="tokenizer.json", help="Send FILE's tokens by this tokenizer, which both sides hold; f is charged for it."
+    ),
+]
 Corpus = Annotated[
     Path | None,
     typer.Option(help="A file that both sides hold and train on first; f is charged for it. Of the same form as FILE."),
 ]
-Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy and uint16.")]
-
+Vocabulary = Annotated[int | None, typer.Option("--vocabulary-size", "-m", help="m, for npy, uint16 and parquet.")]
 
 Plugin = Annotated[
     list[Path] | None,
@@ -133,6 +154,13 @@ def must_be_readable(file: Path, *, as_json: bool) -> None:
         fail(USAGE, f"{file}: cannot be read", as_json=as_json)
 
 
+def readable(paths: list[Path] | None, *, as_json: bool) -> list[Path]:
+    """The files; ends the command unless all can be read."""
+    for path in paths or ():
+        must_be_readable(path, as_json=as_json)
+    return paths or []
+
+
 def chosen_code(code: str, *, as_json: bool) -> str | dict[str, Any]:
     """A preset's name as it is; a spec file's contents."""
     if not code.endswith(".json"):
@@ -178,6 +206,13 @@ def changed(code: str | dict[str, Any], changes: list[str] | None, *, as_json: b
     return fields
 
 
+def vocabulary_of(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The vocabulary of a dataset as a spec's fields."""
+    if dataset["vocabulary"] == "bytes":
+        return {"kind": "bytes"}
+    return {"kind": "ids", "size": dataset["vocabulary_size"], "tokenizer": dataset["tokenizer"]}
+
+
 def check_regime(regime: str | None, corpus: Path | None, steps: int | None, *, as_json: bool) -> None:
     """End the command unless these go together."""
     if regime not in (None, *REGIMES):
@@ -206,6 +241,27 @@ def _known(codes: str, known: list[str], *, as_json: bool) -> list[str]:
         said = f"no preset is called {', '.join(unknown)}; there are {', '.join(known)}"
         fail(USAGE, said, as_json=as_json, slug="unknown-code")
     return list(dict.fromkeys(names))
+
+
+def names_in(text: str) -> list[str]:
+    """Names separated by commas; none for -."""
+    return [] if text == "-" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def bench_codes(codes: str | None, *, as_json: bool) -> list[str]:
+    """The codes that `bench` is to measure, with their variants; ends the command where one is none."""
+    from harness.bench import VARIANTS
+    from shared.code.models import PRESETS
+    from shared.code.spec import NETWORKS
+
+    chosen = list(PRESETS) if codes is None else names_in(codes)
+    for code in chosen:
+        name, _, variant = code.partition(":")
+        if name not in PRESETS:
+            fail(USAGE, f"no preset is called {name}; there are {', '.join(PRESETS)}", as_json=as_json, slug="unknown-code")
+        if variant and (variant not in VARIANTS or not isinstance(PRESETS[name].model, NETWORKS)):
+            fail(USAGE, f"{code}: only networks have variants, {', '.join(VARIANTS)}", as_json=as_json)
+    return chosen
 
 
 def presets_of(*codes: str | dict[str, Any]) -> str | None:
@@ -315,18 +371,57 @@ def open_client(
     return client
 
 
-def post(
-    client: "Client", file: Path, form: str, vocabulary_size: int | None, *, as_corpus: bool = False, as_json: bool
-) -> dict[str, Any]:
-    """Give Alice a dataset, or both sides a corpus."""
-    from harness.client import FORMS, RequestError
+@dataclass(frozen=True, slots=True)
+class Given:
+    """How files become datasets, as it was typed."""
 
-    if form not in FORMS:
-        fail(USAGE, f"there is no form {form!r}: {', '.join(FORMS)}", as_json=as_json)
+    form: str = "octets"
+    vocabulary_size: int | None = None
+    column: str | None = None
+    tokenizer: Path | None = None
+
+    @classmethod
+    def checked(
+        cls, form: str, vocabulary_size: int | None, column: str | None, tokenizer: Path | None, *, as_json: bool
+    ) -> "Given":
+        """Ends the command where these do not go together."""
+        die = partial(fail, USAGE, as_json=as_json)
+        if (form == "parquet") != (column is not None):
+            die("--form parquet and --column NAME come together")
+        if form == "parquet" and vocabulary_size is None:
+            die("a Parquet file does not say m; give it with -m")
+        if tokenizer is not None:
+            must_be_readable(tokenizer, as_json=as_json)
+            if form != "octets" or vocabulary_size is not None:
+                die("--tokenizer is for octets, and says itself what m is; leave out --form and -m")
+        return cls(form, vocabulary_size, column, tokenizer)
+
+    @property
+    def octets(self) -> bool:
+        """Whether D is the file's octets."""
+        return self.form == "octets" and self.tokenizer is None
+
+
+def post(client: "Client", file: Path, given: Given, *, as_corpus: bool = False, as_json: bool) -> dict[str, Any]:
+    """Give Alice a dataset, or both sides a corpus; before it both get the tokenizer, if there is one."""
+    from harness.client import FORMS, RequestError
+    from harness.columns import ColumnError, as_npy
+
+    if given.form not in (*FORMS, "parquet"):
+        fail(USAGE, f"there is no form {given.form!r}: {', '.join(FORMS)}, parquet", as_json=as_json)
+    told = given.tokenizer
     try:
-        return (client.post_corpus if as_corpus else client.post_file)(file, form, vocabulary_size)
+        tokenizer = None if told is None else client.post_tokenizer(told)["id"]
+        told = file
+        send = client.post_corpus if as_corpus else client.post_file
+        if given.column is None:
+            return send(file, given.form, given.vocabulary_size, tokenizer)
+        with as_npy(file, given.column, given.vocabulary_size or 1) as path:
+            return send(path, "npy", given.vocabulary_size)
     except RequestError as error:
-        fail(status_of(error), f"{file}: {error}", as_json=as_json, slug=error.slug)
+        fail(status_of(error), f"{told}: {error}", as_json=as_json, slug=error.slug)
+    except ColumnError as error:
+        fail(USAGE, f"{file}: {error}", as_json=as_json)
 
 
 def transmit_dataset(

@@ -53,12 +53,12 @@ def ranked(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def rows(results: list[dict[str, Any]], sizes: dict[str, int], packed: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The table. sizes: of the compressed files, where there are any."""
-    from harness.report import in_bytes, rate
+    from harness.report import data_bytes, in_bytes, places, rate
 
     out: list[tuple[str, ...]] = [_COLUMNS]
     size = 0
     for result in ranked(results):
-        seconds, size = result["seconds"]["total"] or 0, result["dataset"]["bytes"] or 0
+        seconds, size = result["seconds"]["total"] or 0, data_bytes(result)
         name = result["code"]["name"]
         out.append(
             (
@@ -66,7 +66,7 @@ def rows(results: list[dict[str, Any]], sizes: dict[str, int], packed: list[dict
                 in_bytes(result["sk_bits"]),
                 rate(result["compression_rate"]),
                 rate(result["compression_rate_net_of_f"]),
-                "–" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}",
+                places(result["bits_per_byte"]),
                 in_bytes(result["z_bits"]),
                 f"{sizes[name]:,}" if name in sizes else "–",
                 f"{result['steps']:,}",

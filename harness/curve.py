@@ -59,8 +59,8 @@ class Curve:
         self._client = client
         self._dataset = dataset
         self._path = path
-        octets = dataset["vocabulary"] == "bytes"
-        self._vocabulary = BytesVocabulary() if octets else IdsVocabulary(size=dataset["vocabulary_size"])
+        octets, size = dataset["vocabulary"] == "bytes", dataset["vocabulary_size"]
+        self._vocabulary = BytesVocabulary() if octets else IdsVocabulary(size=size, tokenizer=dataset["tokenizer"])
         self.points: list[dict[str, Any]] = []
         self.online: list[dict[str, Any]] = []
         self._earlier: dict[str, list[dict[str, Any]]] = {"points": [], "online": []}

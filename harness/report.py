@@ -16,10 +16,12 @@ _COLUMNS: Final = ("code", "S_0", "S_k", "r_k", "net of |f|", "bits/byte", "z", 
 def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The rows of the ledger; sizes in bytes, rounded up from bits."""
     charged = any(result["f_bits"]["assets"] for result in results)
-    rows: list[tuple[str, ...]] = [_COLUMNS[:1] + (("assets",) if charged else ()) + _COLUMNS[1:]]
+    tokens = any(result["dataset"]["tokenizer"] for result in results)
+    per_token = ("bits/token",) if tokens else ()
+    rows: list[tuple[str, ...]] = [_COLUMNS[:1] + (("assets",) if charged else ()) + _COLUMNS[1:5] + per_token + _COLUMNS[5:]]
     for result in results:
         seconds = result["seconds"]["total"] or 0
-        size = result["dataset"]["bytes"] or 0
+        size = data_bytes(result)
         rows.append(
             (
                 code_label(result),
@@ -28,7 +30,8 @@ def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 in_bytes(result["sk_bits"]),
                 rate(result["compression_rate"]),
                 rate(result["compression_rate_net_of_f"]),
-                "–" if result["bits_per_byte"] is None else f"{result['bits_per_byte']:.4f}",
+                *((places(result["bits_per_token"]),) if tokens else ()),
+                places(result["bits_per_byte"]),
                 f"{-(-result['z_bits'] // 8):,}",
                 f"{result['wire']['alice_to_bob']['socket_bytes']:,}",
                 f"{result['wire']['bob_to_alice']['socket_bytes']:,}",
@@ -43,6 +46,16 @@ def ledger_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 def code_label(result: dict[str, Any]) -> str:
     """The code's name, and whether it was frozen."""
     return str(result["code"]["name"]) + (" frozen" if result["regime"] == "frozen" else "")
+
+
+def data_bytes(result: dict[str, Any]) -> int:
+    """Bytes of what was sent: of the octets that a tokenizer read, else of D in its canonical form; 0 where not known."""
+    return int(result["dataset"]["octets"] or result["dataset"]["bytes"] or 0)
+
+
+def places(value: float | None) -> str:
+    """Bits per token or byte."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def in_bytes(bits: float | None) -> str:

@@ -13,9 +13,12 @@ from harness.commands import (
     AsJson,
     Bob,
     Code,
+    Column,
     Corpus,
     Form,
+    Given,
     Plugin,
+    Tokenizer,
     Vocabulary,
     Wire,
     chosen_code,
@@ -46,6 +49,8 @@ def curve(
     as_json: AsJson = False,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -59,6 +64,7 @@ def curve(
 
     die = partial(fail, as_json=as_json)
     must_be_readable(file, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     if png is not None and not png.absolute().parent.is_dir():
         die(USAGE, f"{png}: there is no such directory")
     if corpus is not None:
@@ -73,11 +79,11 @@ def curve(
             if corpus is None and wanted != [0]:
                 die(USAGE, "--steps needs a --corpus to take them on")
             client = open_client(stack, alice, bob, wire, warm=presets_of(*chosen), as_json=as_json)
-            dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+            dataset = post(client, file, given, as_json=as_json)
             found = curves.Curve(client, dataset, resume)
             held = None
             if corpus is not None:
-                held = post(client, corpus, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                held = post(client, corpus, given, as_corpus=True, as_json=as_json)
                 for one in chosen:
                     spec = spec_of(one, as_json=as_json)
                     if wanted[-1] > (most := curves.segments(spec, held["tokens"])):
@@ -86,7 +92,7 @@ def curve(
                         )
             found.frozen(chosen, wanted, held, terminal.say)
             if online:
-                post(client, file, form, vocabulary_size, as_corpus=True, as_json=as_json)
+                post(client, file, given, as_corpus=True, as_json=as_json)
                 found.learning(chosen, terminal.say)
             if png is not None:
                 from harness.curve_picture import draw
@@ -123,6 +129,8 @@ def sample(
     as_json: AsJson = False,
     form: Form = "octets",
     vocabulary_size: Vocabulary = None,
+    column: Column = None,
+    tokenizer: Tokenizer = None,
     alice: Alice = None,
     bob: Bob = None,
     wire: Wire = None,
@@ -139,12 +147,13 @@ def sample(
         die(USAGE, "--transmission needs the services that hold it: --alice and --bob")
     if file is not None:
         must_be_readable(file, as_json=as_json)
+    given = Given.checked(form, vocabulary_size, column, tokenizer, as_json=as_json)
     use_own(plugin, None, as_json=as_json)
     chosen = chosen_code(code, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), as_json=as_json)
         if file is not None:
-            dataset = post(client, file, form, vocabulary_size, as_json=as_json)
+            dataset = post(client, file, given, as_json=as_json)
             result = transmit_dataset(client, dataset["id"], chosen, as_json=as_json)
             if result["state"] != "verified":
                 die(

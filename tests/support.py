@@ -101,6 +101,17 @@ def pair() -> tuple[Channel, Channel]:
     return Channel(Role.ALICE), Channel(Role.BOB)
 
 
+def byte_level_tokenizer(text: str, size: int):
+    """A byte-level BPE of at most `size` tokens, trained on a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
+    return inner
+
+
 def sha(data: bytes) -> bytes:
     """SHA-256."""
     return hashlib.sha256(data).digest()

@@ -7,7 +7,8 @@
     │   ├── VocabularyError
     │   ├── PluginError                 a plugin that is not here, or not the same
     │   ├── PretrainedError             a model's files are not here, or do not fit the code
-    │   └── CorpusError
+    │   ├── CorpusError
+    │   └── TokenizerError
     ├── CodecError                      coding cannot go on
     │   ├── StateError
     │   ├── CorruptCodeError
@@ -58,6 +59,7 @@ from shared.code.errors import (
     PretrainedFailedError,
     SpecError,
     StateError,
+    TokenizerError,
     UnknownPresetError,
     VocabularyError,
 )
@@ -301,6 +303,7 @@ _DESCRIPTIONS: dict[type[CodelengthError], Description] = {
     VocabularyError: Description("not-in-vocabulary", 4003, 422),
     CorpusError: Description("corpus-unavailable", 4004, 422),
     PluginError: Description("plugin-unavailable", 4005, 422),
+    TokenizerError: Description("tokenizer-unavailable", 4007, 422),
     PretrainedError: Description("pretrained-unavailable", 4006, 422),
     CodecError: Description("codec", 4010, 500),
     StateError: Description("invalid-state", 4011, 500),

@@ -163,8 +163,9 @@ class FrameMeter:
 class Measure:
     """The code length of one transmission and its yardsticks. Rates are None where they are undefined (n = 0 or m = 1).
 
-    f_bits: |f|. tokens: n. vocabulary_size: m. nll_bits: Σ −log2 p. dataset_bytes: canonical bytes of D. abandoned_bits: of z
-    that crossed and gave Bob nothing, because the models had diverged: they are part of what D cost.
+    f_bits: |f|. tokens: n. vocabulary_size: m. nll_bits: Σ −log2 p. dataset_bytes: of D, in canonical form, or of the octets
+    that its tokens stand for by a tokenizer. abandoned_bits: of z that crossed and gave Bob nothing, because the models had
+    diverged: they are part of what D cost.
     """
 
     f_bits: int
@@ -211,7 +212,7 @@ class Measure:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Σ −log2 p per canonical byte of D."""
+        """Σ −log2 p per byte of D."""
         return self.code_bits / self.dataset_bytes if self.dataset_bytes else None
 
     def as_dict(self) -> dict[str, float | None]:

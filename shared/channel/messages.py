@@ -331,6 +331,16 @@ class Seal(Message):
     crc: bytes = _is(_fixed(4))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text(Message):
+    """The octets that D's tokens stand for: how many, and their SHA-256 (P-22)."""
+
+    number: ClassVar = 17
+    summary: ClassVar = "the octets that D's tokens stand for: their number, SHA-256"
+    size: int = _is(_INTEGER)
+    sha256: bytes = _is(_fixed(32))
+
+
 MESSAGES: Final[dict[int, type[Message]]] = {cls.number: cls for cls in Message.__subclasses__()}
 _KINDS: Final[dict[type[Message], tuple[tuple[str, _Kind, int], ...]]] = {
     cls: tuple((item.name, item.metadata["kind"], item.metadata["since"]) for item in dataclasses.fields(cls))

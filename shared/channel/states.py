@@ -24,6 +24,7 @@ from shared.channel.messages import (
     Refuse,
     Restart,
     Rollback,
+    Text,
 )
 
 
@@ -57,7 +58,7 @@ _ROWS: tuple[tuple[State, Role, tuple[type[Message], ...], State], ...] = (
     (State.OPENING, _A, (Hello,), State.OFFERED),
     (State.OFFERED, _B, (Accept,), State.ACCEPTED),
     (State.OFFERED, _B, (Refuse, Done), State.CLOSED),
-    (State.ACCEPTED, _A, (Code, Prepared), State.ACCEPTED),
+    (State.ACCEPTED, _A, (Code, Text, Prepared), State.ACCEPTED),
     (State.ACCEPTED, _A, (Block, Data, Check), State.STREAMING),
     (State.ACCEPTED, _A, (End,), State.ENDED),
     (State.STREAMING, _A, (Block, Data, Check), State.STREAMING),
@@ -70,7 +71,7 @@ _ROWS: tuple[tuple[State, Role, tuple[type[Message], ...], State], ...] = (
     (State.ACCEPTED, _B, (Rollback,), State.RESTARTING),
     (State.STREAMING, _B, (Rollback,), State.RESTARTING),
     (State.ENDED, _B, (Rollback,), State.RESTARTING),
-    (State.RESTARTING, _A, (Code, Prepared, Block, Data, Check, End), State.RESTARTING),
+    (State.RESTARTING, _A, (Code, Text, Prepared, Block, Data, Check, End), State.RESTARTING),
     (State.RESTARTING, _A, (Restart,), State.STREAMING),
 )
 

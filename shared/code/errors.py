@@ -72,6 +72,18 @@ class CorpusError(InputError):
         return f"the corpus {self.sha256}: {self.reason}"
 
 
+class TokenizerError(InputError):
+    """A tokenizer that is not held, is not the one named, or cannot be used. sha256: of its file."""
+
+    def __init__(self, sha256: str, reason: str) -> None:
+        super().__init__(sha256, reason)
+        self.sha256 = sha256
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the tokenizer {self.sha256}: {self.reason}"
+
+
 class VocabularyError(InputError):
     """A token outside the vocabulary, or data that cannot be read as tokens of it."""
 

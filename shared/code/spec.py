@@ -35,10 +35,11 @@ class BytesVocabulary(_Part):
 
 
 class IdsVocabulary(_Part):
-    """Token ids 0 … size - 1."""
+    """Token ids 0 … size - 1. tokenizer: the SHA-256 of the tokenizer's file that makes octets of them, charged as an asset."""
 
     kind: Literal["ids"] = "ids"
     size: int = Field(ge=1, le=1 << 20)
+    tokenizer: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 Vocabulary = Annotated[BytesVocabulary | IdsVocabulary, Field(discriminator="kind")]
@@ -366,6 +367,11 @@ class CodeSpec(_Part):
     def frozen(self) -> bool:
         """Whether p^(k) is fixed while D is sent."""
         return isinstance(self.training, FrozenTraining)
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The SHA-256 of the tokenizer's file, where the tokens stand for octets by one."""
+        return self.vocabulary.tokenizer if isinstance(self.vocabulary, IdsVocabulary) else None
 
     @property
     def learns(self) -> bool:

@@ -2,7 +2,8 @@
 
 D over octets is the bytes themselves and its identity their SHA-256. D over token ids has as canonical bytes its tokens,
 little endian, in the narrowest of 1, 2 or 4 bytes that holds m - 1, and as identity the SHA-256 of the line
-`tokens m=<m> width=<w>` followed by those bytes. This module knows no files and no models.
+`tokens m=<m> width=<w>` (where a tokenizer made them, ` tokenizer=<its SHA-256>` stands at its end) followed by those bytes.
+This module knows no files and no models.
 """
 
 import hashlib
@@ -40,7 +41,8 @@ def dataset_digest(vocabulary: Vocabulary) -> Digest:
     """A running SHA-256 that gives D's identity once the canonical bytes have been added."""
     digest = hashlib.sha256()
     if not isinstance(vocabulary, BytesVocabulary):
-        digest.update(b"tokens m=%d width=%d\n" % (vocabulary.size, token_width(vocabulary)))
+        maker = "" if vocabulary.tokenizer is None else f" tokenizer={vocabulary.tokenizer}"
+        digest.update(f"tokens m={vocabulary.size} width={token_width(vocabulary)}{maker}\n".encode("ascii"))
     return digest
 
 

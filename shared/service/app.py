@@ -81,14 +81,14 @@ class TransmissionList(BaseModel):
 
 
 class _BodyLimit:
-    """Bodies are read into memory before they are judged, save datasets and corpora, which are streamed: they must be small."""
+    """Bodies are read into memory before they are judged, save those of uploads, which are streamed: they must be small."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if scope["type"] != "http" or scope["path"] in ("/datasets", "/corpora"):
+        if scope["type"] != "http" or scope["path"] in ("/datasets", "/corpora", "/tokenizers"):
             await self._app(scope, receive, send)
             return
         size = 0

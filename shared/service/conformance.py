@@ -28,6 +28,7 @@ from shared.channel.messages import (
     Message,
     Prepared,
     Rollback,
+    Text,
     encode,
     encode_varint,
 )
@@ -226,6 +227,12 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     )
     yield "message-rollback", "unexpected-message", "ROLLBACK, which only Bob says", inserted(1, Rollback(block=0))
     yield "message-code", "bad-frame", "CODE: a file carries no f", inserted(0, Code(name="x", data=b"x"))
+    yield (
+        "message-text",
+        "bad-frame",
+        "TEXT: a file says nothing of what its tokens stand for",
+        inserted(0, Text(size=1, sha256=bytes(32))),
+    )
     yield "message-late-code", "unexpected-message", "CODE after DATA", inserted(first_data + 1, Code(name="x", data=b"x"))
     yield "message-hello", "unexpected-message", "HELLO a second time", inserted(1, hello)
     yield "record-empty", "bad-frame", "a record of no bytes", inserted(1, b"\0")

@@ -95,6 +95,22 @@ class MalformedRequestError(ServiceError):
     http_status = 422
 
 
+class InexactTokenizerError(ServiceError):
+    """A tokenizer whose ids do not give back the octets that they were made of. position: of the first octet that differs."""
+
+    slug = "inexact-tokenizer"
+    http_status = 422
+
+    def __init__(self, sha256: str, position: int, reason: str) -> None:
+        super().__init__(sha256, position, reason)
+        self.sha256 = sha256
+        self.position = position
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the tokenizer {self.sha256} does not give these data back: byte {self.position} {self.reason}"
+
+
 class UploadInterruptedError(ServiceError):
     """The caller went away before the upload was complete; nothing of it is kept."""
 

@@ -15,9 +15,22 @@ DATASET: Final[dict[str, Any]] = {
     "bytes": 11,
     "media_type": "application/octet-stream",
     "name": "hello.txt",
+    "tokenizer": None,
+    "octets": None,
+    "octets_sha256": None,
     "created_at": _TIME,
 }
 CORPUS: Final[dict[str, Any]] = {**DATASET, "name": "shakespeare.txt", "asset_bits": 88}
+TOKENIZER: Final[dict[str, Any]] = {
+    "id": _SHA256,
+    "sha256": _SHA256,
+    "vocabulary_size": 50_257,
+    "byte_level": True,
+    "bytes": 1_355_256,
+    "name": "tokenizer.json",
+    "asset_bits": 3_000_000,
+    "created_at": _TIME,
+}
 CODE: Final[dict[str, Any]] = {
     "name": "ngram",
     "digest": "920cfbe56b797f9c79417c10caf2d7059178c10e3070e488d81c2d6b6c8b94f1",
@@ -84,6 +97,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     "DatasetList": {"datasets": [DATASET]},
     "Corpus": CORPUS,
     "CorpusList": {"corpora": [CORPUS]},
+    "Tokenizer": TOKENIZER,
+    "TokenizerList": {"tokenizers": [TOKENIZER]},
     "Code": {**CODE, "f_bits": _F_BITS, "summary": "contexts of 0 to 5 tokens, hashed, mixed and learned online"},
     "CodeList": {"codes": [{**CODE, "f_bits": _F_BITS, "summary": "contexts of 0 to 5 tokens"}]},
     "Transmission": TRANSMISSION,

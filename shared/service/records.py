@@ -18,6 +18,7 @@ from shared.code.plugins import PLUGINS, require
 from shared.code.pretrained import PRETRAINED
 from shared.code.size import FBits, archive, compress, source_module
 from shared.code.spec import BytesVocabulary, CodeSpec, IdsVocabulary, PretrainedModel, Vocabulary
+from shared.code.vocabulary import token_width
 from shared.service.kernels import code_sources
 
 State = Literal["queued", "running", "paused", "interrupted", "verified", "failed", "cancelled"]
@@ -31,7 +32,10 @@ def now() -> datetime:
 
 
 class Dataset(BaseModel):
-    """A dataset D. `id` is its identity, the SHA-256; `bytes` the length of its canonical form; m is `vocabulary_size`."""
+    """A dataset D. `id` is its identity, the SHA-256; `bytes` the length of its canonical form; m is `vocabulary_size`.
+
+    Where a tokenizer made the ids, `tokenizer` is the SHA-256 of its file, and `octets` and `octets_sha256` are of what it read.
+    """
 
     id: str
     sha256: str
@@ -41,17 +45,38 @@ class Dataset(BaseModel):
     bytes: int | None
     media_type: str
     name: str
+    tokenizer: str | None = None
+    octets: int | None = None
+    octets_sha256: str | None = None
     created_at: datetime = Field(default_factory=now)
 
     def as_vocabulary(self) -> Vocabulary:
         """The vocabulary, as a spec has it."""
-        return BytesVocabulary() if self.vocabulary == "bytes" else IdsVocabulary(size=self.vocabulary_size)
+        if self.vocabulary == "bytes":
+            return BytesVocabulary()
+        return IdsVocabulary(size=self.vocabulary_size, tokenizer=self.tokenizer)
 
 
 class Corpus(Dataset):
     """Data that both sides hold and codes may start from. `asset_bits` is what |f| is charged for it."""
 
     asset_bits: int
+
+
+class Tokenizer(BaseModel):
+    """A tokenizer's file that both sides hold, by its SHA-256. `asset_bits` is what |f| is charged for it; m, `vocabulary_size`.
+
+    byte_level: whether data of any length, and octets that are not UTF-8, can be coded.
+    """
+
+    id: str
+    sha256: str
+    vocabulary_size: int
+    byte_level: bool
+    bytes: int
+    name: str
+    asset_bits: int
+    created_at: datetime = Field(default_factory=now)
 
 
 class CodeReference(BaseModel):
@@ -152,16 +177,18 @@ class Transmission(BaseModel):
         return Leg(**self.leg) if self.leg else Leg()  # type: ignore[arg-type]
 
     def measure(self) -> None:
-        """Fill in the derived figures, over the tokens coded so far."""
-        tokens = self.tokens_done
-        width = 1 if self.dataset.vocabulary_size <= 1 << 8 else 2 if self.dataset.vocabulary_size <= 1 << 16 else 4
+        """Fill in the derived figures, over the tokens coded so far; octets of a tokenizer in proportion until all are."""
+        dataset, tokens = self.dataset, self.tokens_done
+        size = tokens * token_width(dataset.as_vocabulary())
+        if dataset.octets is not None:
+            size = dataset.octets if tokens == dataset.tokens else dataset.octets * tokens // max(1, dataset.tokens or 1)
         figures = Measure(
             f_bits=self.f_bits.total,
             tokens=tokens,
-            vocabulary_size=self.dataset.vocabulary_size,
+            vocabulary_size=dataset.vocabulary_size,
             nll_bits=self.nll_bits,
             abandoned_bits=8 * self.abandoned_bytes,
-            dataset_bytes=tokens * width,
+            dataset_bytes=size,
         )
         for name, value in figures.as_dict().items():
             setattr(self, name, value)

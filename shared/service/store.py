@@ -1,7 +1,7 @@
 """What a service keeps: records in SQLite, contents in files named by their SHA-256. A file appears whole or not at all.
 
-<state>/records.sqlite3        datasets and transmissions, as JSON
-<state>/objects/<sha256>       canonical bytes of datasets, corpora and reconstructions
+<state>/records.sqlite3        datasets, corpora, tokenizers and transmissions, as JSON
+<state>/objects/<sha256>       canonical bytes of datasets, corpora and reconstructions; tokenizers' files
 <state>/snapshots/             models after training on a corpus; a limit of their own holds for them
 <state>/transmissions/<id>/    what Bob received and decodes; snapshots of either side's codec
 <state>/incoming/              uploads under way, emptied at the start
@@ -14,17 +14,20 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Final, TypeVar
 
 from shared.service.errors import InterruptedTransmissionError, NotFoundError, problem_fields
-from shared.service.records import Corpus, Dataset, Transmission, now
+from shared.service.records import Corpus, Dataset, Tokenizer, Transmission, now
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS corpora (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS tokenizers (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS transmissions (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS farewells (id TEXT PRIMARY KEY, reason TEXT NOT NULL, body TEXT NOT NULL);
 """
+_ASSETS: Final[dict[type[Any], str]] = {Corpus: "corpora", Tokenizer: "tokenizers"}
+A = TypeVar("A", Corpus, Tokenizer)
 
 
 class Store:
@@ -66,24 +69,24 @@ class Store:
         self._database.execute("DELETE FROM datasets WHERE id = ?", (identifier,))
         self._drop_object(identifier)
 
-    # corpora
+    # corpora and tokenizers
 
-    def put_corpus(self, corpus: Corpus) -> None:
+    def put_asset(self, record: Corpus | Tokenizer) -> None:
         """Keep a record."""
-        self._put("corpora", corpus.id, corpus)
+        self._put(_ASSETS[type(record)], record.id, record)
 
-    def corpus(self, identifier: str) -> Corpus:
+    def asset(self, kind: type[A], identifier: str) -> A:
         """Raises `NotFoundError`."""
-        return Corpus.model_validate_json(self._get("corpora", identifier, "corpus"))
+        return kind.model_validate_json(self._get(_ASSETS[kind], identifier, kind.__name__.lower()))
 
-    def corpora(self) -> list[Corpus]:
-        """All, oldest first."""
-        return [Corpus.model_validate_json(body) for body in self._all("corpora")]
+    def assets(self, kind: type[A]) -> list[A]:
+        """All of a kind, oldest first."""
+        return [kind.model_validate_json(body) for body in self._all(_ASSETS[kind])]
 
-    def delete_corpus(self, identifier: str) -> None:
+    def delete_asset(self, kind: type[A], identifier: str) -> None:
         """Forget record and contents. Raises `NotFoundError`."""
-        self.corpus(identifier)
-        self._database.execute("DELETE FROM corpora WHERE id = ?", (identifier,))
+        self.asset(kind, identifier)
+        self._database.execute(f"DELETE FROM {_ASSETS[kind]} WHERE id = ?", (identifier,))  # noqa: S608 - our names
         self._drop_object(identifier)
 
     # transmissions
@@ -168,7 +171,8 @@ class Store:
         return sum(path.stat().st_size for path in everything)
 
     def _drop_object(self, sha256: str) -> None:
-        held = any(one.id == sha256 for one in (*self.datasets(), *self.corpora()))
+        records = [*self.datasets(), *self.assets(Corpus)]
+        held = sha256 in {one.id for one in records} | {one.id for one in self.assets(Tokenizer)}
         held = held or any(item.reconstruction.sha256 == sha256 for item in self.transmissions())
         if not held:
             self.object(sha256).unlink(missing_ok=True)
@@ -184,7 +188,7 @@ class Store:
                 item.wire["final"] = True
                 self.put_transmission(item)
 
-    def _put(self, table: str, identifier: str, record: Dataset | Transmission) -> None:
+    def _put(self, table: str, identifier: str, record: Dataset | Tokenizer | Transmission) -> None:
         self._database.execute(
             f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",  # noqa: S608 - our names
             (identifier, record.created_at.isoformat(), record.model_dump_json()),

@@ -1,25 +1,29 @@
 """Uploads: a request's body to a file, whole or not at all, plain or as the file of a multipart form."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from shared.code.spec import Vocabulary
+from shared.code.errors import TokenizerError
+from shared.code.spec import IdsVocabulary, Vocabulary
 from shared.code.vocabulary import MAX_VOCABULARY_SIZE
 from shared.service.app import Services
-from shared.service.errors import MalformedRequestError, StorageFullError, TooLargeError, UploadInterruptedError
+from shared.service.errors import MalformedRequestError, NotFoundError, StorageFullError, TooLargeError, UploadInterruptedError
 from shared.service.forms import FORMS, MEDIA_TYPES, Form, form_of, read
-from shared.service.records import Dataset
+from shared.service.records import Dataset, Tokenizer
+from shared.service.tokenizing import Octets, OctetTokenizer, Tokenized, read_octets
 
 _COPY_BYTES: Final = 1 << 20
+_SHA256: Final = r"^[0-9a-f]{64}$"
 _MULTIPART: Final = "multipart/form-data"
 _FORM_DEFAULT: Final = "application/x-www-form-urlencoded"  # what curl says of --data-binary
 
@@ -39,6 +43,7 @@ _FIELDS: Final = {
         "file": {"type": "string", "format": "binary", "description": "the data; its media type says its form"},
         "form": {"type": "string", "enum": list(FORMS)},
         "vocabulary_size": {"type": "integer", "minimum": 1, "maximum": MAX_VOCABULARY_SIZE},
+        "tokenizer": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "name": {"type": "string", "maxLength": 255},
     },
 }
@@ -55,9 +60,17 @@ UPLOAD: Final = {
     }
 }
 
+FILE_UPLOAD: Final = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": {"model": {}}}}}
+}
+
 Name = Annotated[str, Query(max_length=255, examples=["hello.txt"])]
 FormOrNone = Annotated[Form | None, Query(description="what the body is, where its media type does not say so", examples=["npy"])]
 SizeOrNone = Annotated[int | None, Query(ge=1, le=MAX_VOCABULARY_SIZE, description="m, for npy and uint16", examples=[50257])]
+TokenizerOrNone = Annotated[
+    str | None,
+    Query(pattern=_SHA256, description="SHA-256 of the tokenizer that makes ids of the octets", examples=["b94d27b9…"]),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +80,17 @@ class Wanted:
     name: str
     form: Form | None
     vocabulary_size: int | None
+    tokenizer: str | None
+
+
+def _wanted(
+    name: Name = "", form: FormOrNone = None, vocabulary_size: SizeOrNone = None, tokenizer: TokenizerOrNone = None
+) -> Wanted:
+    return Wanted(name=name, form=form, vocabulary_size=vocabulary_size, tokenizer=tokenizer)
+
+
+Asked = Annotated[Wanted, Depends(_wanted)]
+"""The query of an upload of data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +104,7 @@ class Upload:
     sha256: str
     media_type: str
     name: str
+    octets: Octets | None
 
     def dataset(self) -> Dataset:
         """Its record."""
@@ -92,25 +117,33 @@ class Upload:
             bytes=self.size,
             media_type=self.media_type,
             name=self.name,
+            tokenizer=self.vocabulary.tokenizer if isinstance(self.vocabulary, IdsVocabulary) else None,
+            octets=self.octets and self.octets.size,
+            octets_sha256=self.octets and self.octets.sha256,
         )
 
 
 @asynccontextmanager
-async def uploaded(
-    request: Request, held: Services, name: str, form: Form | None, vocabulary_size: int | None
-) -> AsyncIterator[Upload]:
+async def uploaded(request: Request, held: Services, wanted: Wanted) -> AsyncIterator[Upload]:
     """Take a request's body in, in whatever form it comes. Raises what is wrong with it, or `StorageFullError`."""
     settings, store = held.settings, held.store
     if store.used_bytes() + int(request.headers.get("content-length") or 0) > settings.max_stored_bytes:
         raise StorageFullError("the store is full (CODELENGTH_MAX_STORED_BYTES); delete datasets or transmissions")
     with store.incoming() as (_, upload), store.incoming() as (path, file):
-        wanted = Wanted(name=name, form=form, vocabulary_size=vocabulary_size)
         wanted, media_type = await receive(request, upload, settings.max_upload_bytes, wanted)
         chosen = wanted.form or form_of(media_type)
         if chosen != "octets":
             media_type = MEDIA_TYPES[chosen]
         upload.seek(0)
-        vocabulary, tokens, size, sha256 = await asyncio.to_thread(read, chosen, upload, file, wanted.vocabulary_size)
+        octets = None
+        if wanted.tokenizer is None:
+            found = await asyncio.to_thread(read, chosen, upload, file, wanted.vocabulary_size)
+        elif chosen != "octets" or wanted.vocabulary_size is not None:
+            raise MalformedRequestError("a tokenizer is for octets, and says itself what m is")
+        else:
+            place = tokenizer_path(held, wanted.tokenizer)
+            found, octets = await asyncio.to_thread(_tokenized, place, wanted.tokenizer, upload, file)
+        vocabulary, tokens, size, sha256 = found
         if tokens > settings.max_tokens:
             raise TooLargeError(f"a dataset of {tokens} tokens", settings.max_tokens, "CODELENGTH_MAX_TOKENS")
         yield Upload(
@@ -121,7 +154,21 @@ async def uploaded(
             sha256=sha256,
             media_type=media_type,
             name=wanted.name,
+            octets=octets,
         )
+
+
+def _tokenized(place: Path, sha256: str, upload: IO[bytes], file: IO[bytes]) -> Tokenized:
+    return read_octets(OctetTokenizer(place, sha256), upload, file)
+
+
+def tokenizer_path(held: Services, sha256: str) -> Path:
+    """Where a tokenizer's file lies. Raises `TokenizerError` where it is not held."""
+    try:
+        held.store.asset(Tokenizer, sha256)
+    except NotFoundError:
+        raise TokenizerError(sha256, f"{held.name.capitalize()} does not hold it; POST it to /tokenizers there") from None
+    return held.store.object(sha256)
 
 
 async def receive(request: Request, file: IO[bytes], limit: int, wanted: Wanted) -> tuple[Wanted, str]:
@@ -186,11 +233,14 @@ def _merge(wanted: Wanted, texts: dict[str, str], filename: str) -> Wanted:
     size = texts.get("vocabulary_size")
     if size is not None and not (size.isascii() and size.isdecimal() and len(size) < 8):
         raise MalformedRequestError("vocabulary_size must be an integer from 1 to 2^20")
+    if re.fullmatch(_SHA256, tokenizer := texts.get("tokenizer", "0" * 64)) is None:
+        raise MalformedRequestError("tokenizer must be a SHA-256, 64 hexadecimal digits")
     return replace(
         wanted,
         name=wanted.name or texts.get("name", "")[:255] or filename,
         form=wanted.form or form,
         vocabulary_size=wanted.vocabulary_size if size is None else int(size),
+        tokenizer=tokenizer if "tokenizer" in texts else wanted.tokenizer,
     )
 
 

@@ -3,7 +3,7 @@
 A script is a text file of steps: `$ command`, then the lines of standard output, those of standard error after `! `, and
 `? status` where that is not 0. `[..]` in an expected line stands for anything, and survives a refresh where it still fits.
 Lines that begin with `#` are comments. Every script runs by bash in an empty directory, with the services of the test
-cluster in $ALICE, $BOB and $WIRE.
+cluster in $ALICE, $BOB and $WIRE, and the repository in $ROOT.
 """
 
 import os
@@ -64,6 +64,7 @@ def test_script(script, cluster, commands, tmp_path, request):
         **{name: value for name, value in os.environ.items() if not name.startswith("CODELENGTH_") or "CACHE" in name},
         "PATH": commands,
         "COLUMNS": "100",
+        "ROOT": str(Path(__file__).parents[2]),
         "LC_ALL": "C.UTF-8",
         "ALICE": cluster.alice,
         "BOB": cluster.bob,

@@ -9,7 +9,7 @@ import pytest
 import alice.app
 import bob.app
 import shared.service.app
-import shared.service.corpora
+import shared.service.assets
 import shared.service.errors
 import shared.service.records
 from shared.service.examples import EXAMPLES
@@ -58,7 +58,7 @@ def test_an_example_everywhere(service, tmp_path):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_fit_their_models(name):
-    rooms = (alice.app, bob.app, shared.service.app, shared.service.corpora, shared.service.records, shared.service.errors)
+    rooms = (alice.app, bob.app, shared.service.app, shared.service.assets, shared.service.records, shared.service.errors)
     model = next(getattr(room, name) for room in rooms if hasattr(room, name))
     assert model.model_validate(EXAMPLES[name]).model_dump(mode="json").keys() <= EXAMPLES[name].keys()
 

@@ -100,6 +100,7 @@ def test_numbers_are_the_protocols():
                 "Restart",
                 "Prepared",
                 "Seal",
+                "Text",
             ],
             start=1,
         )

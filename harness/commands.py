@@ -119,11 +119,12 @@ def use_own(plugins: list[Path] | None, directories: list[Path] | None, *, as_js
         ("CODELENGTH_PRETRAINED", directories, load_pretrained),
     ):
         if paths:
-            os.environ[variable] = os.pathsep.join(str(path.resolve()) for path in paths)
+            named = os.pathsep.join(str(path.resolve()) for path in paths)
             try:
-                loading(os.environ[variable])
+                loading(named)
             except (PluginError, PretrainedError) as error:
                 fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
+            os.environ[variable] = named
 
 
 def own_code(context: typer.Context, code: str, directories: list[Path] | None) -> str:

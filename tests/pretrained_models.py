@@ -43,9 +43,10 @@ def small_spec(name: str, *, regime: str = "frozen", rate: int = 3000, **fields)
 @contextmanager
 def held(*directories: Path):
     """The codes of directories, for a while."""
-    before = set(PRETRAINED)
+    before = dict(PRETRAINED), dict(PRESETS)
     try:
         yield load_pretrained(":".join(map(str, directories)))
     finally:
-        for digest in set(PRETRAINED) - before:
-            del PRESETS[PRETRAINED.pop(digest).name]
+        for kept, now in zip(before, (PRETRAINED, PRESETS), strict=True):
+            now.clear()
+            now.update(kept)

@@ -143,13 +143,13 @@ async def test_the_last_thing_a_page_is_told_is_how_it_ended(cluster, client, co
         return await table(held, sha256, identifier)
 
     async def slow_read(watch):
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.1)
         await read(watch)
 
     monkeypatch.setattr(console_app, "_table", slow_table)
     monkeypatch.setattr(Watch, "_read", slow_read)
-    data = np.random.default_rng(77).integers(0, 90, 1_000_000, dtype=np.uint8).tobytes()
-    asked = {"dataset": client.post_octets(data, "noise")["id"], "code": {"model": {"kind": "ngram"}, "block_tokens": 1 << 20}}
+    data = np.random.default_rng(77).integers(0, 90, 2_000_000, dtype=np.uint8).tobytes()
+    asked = {"dataset": client.post_octets(data, "noise")["id"], "code": {"model": {"kind": "ngram"}, "block_tokens": 1 << 21}}
     async with httpx.AsyncClient(base_url=cluster.alice, trust_env=False) as alice:
         begun = (await alice.post("/transmissions", json=asked)).json()["id"]
         await alice.post(f"/transmissions/{begun}/pause")
@@ -209,10 +209,10 @@ async def test_what_makes_no_curve_is_told(console, client, wish, said):
 
 
 async def test_a_corpus_of_token_ids_and_where_there_is_none(console, client):
-    dataset = client.post_tokens([1, 2, 3, 299] * 50, 300, "ids")["id"]
-    assert "hold no corpus with m = 300 yet" in (await console.get(f"/data/{dataset}")).text
-    posted = await console.post("/corpora?name=c.ids&vocabulary_size=300", content=np.arange(300, dtype="<u2").tobytes())
-    assert (posted.status_code, posted.json()["vocabulary_size"]) == (200, 300)
+    dataset = client.post_tokens([1, 2, 3, 310] * 50, 311, "ids")["id"]
+    assert "hold no corpus with m = 311 yet" in (await console.get(f"/data/{dataset}")).text
+    posted = await console.post("/corpora?name=c.ids&vocabulary_size=311", content=np.arange(311, dtype="<u2").tobytes())
+    assert (posted.status_code, posted.json()["vocabulary_size"]) == (200, 311)
     assert "hold no corpus" not in (await console.get(f"/data/{dataset}")).text
     wish = {"dataset": dataset, "codes": ["frequency"], "corpus": posted.json()["id"], "steps": "1"}
     assert (await console.post("/curve", json=wish)).json()["begun"] == 1

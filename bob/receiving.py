@@ -315,9 +315,8 @@ class Receiving:
                 if isinstance(message, Text):
                     self._announce(message, spec)
                     continue
-                if rolled_back is not None and not isinstance(
-                    message, Restart
-                ):  # of the leg given up: counted and dropped (P-20)
+                if rolled_back is not None and not isinstance(message, Restart):
+                    # Of the leg given up: counted and dropped (P-20).
                     lost_bytes = len(message.z) if isinstance(message, Data) else 0
                     rolled_back = dataclasses.replace(rolled_back, z_bytes=rolled_back.z_bytes + lost_bytes)
                     continue

@@ -11,6 +11,8 @@ import pytest
 from shared.service.kernels import prepare_kernel_cache
 
 os.environ.pop("CODELENGTH_TOKEN", None)
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # as workers have it: torch's threads cost small products more than they save
+    os.environ.setdefault(name, "1")
 prepare_kernel_cache()
 
 

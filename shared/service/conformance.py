@@ -196,6 +196,9 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     begun = _spec("frequency", block_tokens=256, segment_tokens=64, training={"start": start})
     begins = offer(spec=begun.canonical_bytes())
     yield "corpus", "corpus-unavailable", "the code starts from a corpus, which is not given", begins
+    endless = _spec("frequency", training={"start": {**start, "steps": 1 << 40}})
+    trains = offer(spec=endless.canonical_bytes())
+    yield "spec-training", "limit-exceeded", "a code that trains for 2^40 steps before its data", trains
     yield "prepared", "bad-frame", "PREPARED, of a code that starts from nothing", inserted(0, Prepared(digest=bytes(32)))
     yield "spec-deep", "invalid-spec", "a spec of 5,000 opening brackets", offer(spec=b"[" * 5_000)
     huge = b'{"block_tokens":16777216,"model":{"kind":"ngram","table_bits":24}}'

@@ -101,6 +101,8 @@ class Bob:
         snapshot = self.snapshots.newest(lambda h: h["blocks"] <= self.log.checks and h["z_bytes"] <= self.log.z_bytes)
         tokens = snapshot.head["tokens"] if snapshot else 0
         self.out = np.fromfile(self.file, dtype=np.uint32)[:tokens] if tokens else np.zeros(0, np.uint32)
+        if len(self.out) < tokens:  # from before a power failure, after which the file began anew
+            snapshot, self.out = None, np.zeros(0, np.uint32)
         if snapshot:
             digest = dataset_digest(spec.vocabulary)
             digest.update(from_tokens(self.out, spec.vocabulary))

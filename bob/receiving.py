@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
@@ -65,8 +66,9 @@ def _full_disk_told() -> Iterator[None]:
     """What the disk refuses is no fault of the transmission: it can go on once there is room."""
     try:
         yield
-    except OSError as error:
-        raise StorageFullError(f"Bob cannot write: {(error.strerror or str(error)).lower()}") from None
+    except (OSError, sqlite3.OperationalError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise StorageFullError(f"Bob cannot write: {said.lower()}") from None
 
 
 class ServerLink:
@@ -191,7 +193,8 @@ class Receiving:
         if record.reconstruction.verified:
             await self._say_done(record.reconstruction.sha256 or "")
             return
-        self._held.registry.add(record)
+        with _full_disk_told():
+            self._held.registry.add(record)
         self.recorder = Recorder(self._held.registry, record, "decode")
         self.recorder.connected(self._link.meter)
         async with self._held.pool.worker() as worker:

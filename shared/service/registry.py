@@ -32,9 +32,9 @@ class Registry:
 
     def add(self, transmission: Transmission) -> None:
         """Begin to follow a transmission, a new one or one that is taken up again."""
+        self.store.put_transmission(transmission)  # first: what cannot be kept is not followed
         self._live[transmission.id] = transmission
         self._changed[transmission.id] = asyncio.Event()
-        self.store.put_transmission(transmission)
 
     def get(self, identifier: str) -> Transmission:
         """The record as it is now. Raises `NotFoundError`."""

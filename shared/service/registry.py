@@ -13,6 +13,7 @@ from shared.service.store import Store
 logger = logging.getLogger("codelength.registry")
 
 _SAVE_SECONDS: Final = 1.0
+_SAVE_AGAIN_SECONDS: Final = 1.0
 
 
 class Registry:
@@ -22,6 +23,7 @@ class Registry:
         self.store = store
         self._live: dict[str, Transmission] = {}
         self._unsaved: dict[str, Transmission] = {}  # newer than in the store
+        self._trying: asyncio.TimerHandle | None = None
         self.unchecked: dict[str, tuple[Any, ...]] = {}
         """By id, what has been decoded of a transmission's open block; see `worker.Progress`."""
         self._changed: dict[str, asyncio.Event] = {}
@@ -80,13 +82,20 @@ class Registry:
                 known.pop(transmission.id, None)
 
     def _save(self, transmission: Transmission) -> None:
-        """A full disk must not stop a transmission's end from being told: what cannot be saved is kept here."""
+        """A full disk must not stop a transmission's end from being told: what cannot be saved is kept here, and tried again."""
         self._unsaved.pop(transmission.id, None)
         try:
             self.store.put_transmission(transmission)
         except sqlite3.OperationalError as error:
             logger.error("the record of transmission %s cannot be saved: %s", transmission.id, error)  # noqa: TRY400 - one line
             self._unsaved[transmission.id] = transmission
+            if self._trying is None:
+                self._trying = asyncio.get_running_loop().call_later(_SAVE_AGAIN_SECONDS, self._save_again)
+
+    def _save_again(self) -> None:
+        self._trying = None
+        for record in list(self._unsaved.values()):
+            self._save(record)
 
     async def follow(self, identifier: str) -> AsyncIterator[Transmission]:
         """The record now and after every change, until it is settled. Raises `NotFoundError`."""

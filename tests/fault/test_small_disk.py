@@ -1,9 +1,11 @@
 """A state directory on a small file system: full under SQLite and all else, and read-only. Needs root to mount one."""
 
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
+import time
 
 import httpx
 import pytest
@@ -70,6 +72,18 @@ def on(place, side):
     return Cluster(warm=["ngram"], environment={"CODELENGTH_RETRY_SECONDS": "300"}, own=own)
 
 
+def until_kept(database, identifier, state):
+    """Wait until the record on the disk says so."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as one:
+            (body,) = one.execute("SELECT body FROM transmissions WHERE id = ?", (identifier,)).fetchone()
+        if json.loads(body)["state"] == state:
+            return
+        time.sleep(0.1)
+    raise AssertionError(body)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("room", [200, 900, 2000, 5000, 9000])
 def test_bobs_disk_is_full_until_there_is_room(mounted, room):
@@ -111,6 +125,7 @@ def test_alices_disk_is_full_until_there_is_room(mounted):
         assert in_state(cluster.bob, identifier, "verified")
         assert in_state(cluster.alice, identifier, "verified")
         filler.unlink()
+        until_kept(next(mounted.rglob("records.sqlite3")), identifier, "verified")
         end(cluster, "alice")
         cluster.start("alice")
         assert in_state(cluster.alice, identifier, "verified")

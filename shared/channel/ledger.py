@@ -154,6 +154,11 @@ class FrameMeter:
         return view
 
     @property
+    def inside_frame(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._left or self._head)
+
+    @property
     def inside_header(self) -> bytes:
         """Bytes of a frame header that is not complete yet; they are counted once it is."""
         return bytes(self._head) if self._upgraded else b""

@@ -147,6 +147,11 @@ class Channel:
         """Bytes received that no message has been made of yet."""
         return self._parser.waiting_bytes
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the peer has begun a record, or said messages without the SEAL that must follow at once (P-19)."""
+        return bool(self._parser.waiting_bytes or self._unsealed)
+
     def take_waiting(self) -> bytes:
         """Those bytes, removed: what follows the end of the conversation."""
         return self._parser.take_waiting()

@@ -28,6 +28,7 @@ _BYTES_RECEIVED: Final = 128
 _BYTES_RETRANSMITTED: Final = 208
 _FINAL_TIMEOUT_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.005
+_LEAST_PROGRESS_BYTES: Final = 256
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -48,7 +49,9 @@ class ConnectionMeter:
         """Whether the connection ended otherwise than by the end of a conversation: then bytes may be lost under way."""
         self._transport = transport
         self._aborted = False
-        self._heard_at = 0.0
+        self._heard_at, self._fresh_bytes = 0.0, 0
+        self.silence_seconds: float | None = None
+        """How long a peer may be silent, or leave unfinished what it has begun; None if nobody watches."""
         self._sent = FrameMeter(client=client)
         self._received = FrameMeter(client=not client)
         if self.is_tls:
@@ -71,8 +74,10 @@ class ConnectionMeter:
 
     def read(self, data: bytes) -> None:
         """Count bytes the transport delivered."""
-        self._heard_at = asyncio.get_running_loop().time()
         self._received.feed(data)
+        self._fresh_bytes += len(data)
+        if not self._received.inside_frame or self._fresh_bytes >= _LEAST_PROGRESS_BYTES:
+            self._heard_at, self._fresh_bytes = asyncio.get_running_loop().time(), 0
         self._assert_plain()
 
     def _assert_plain(self) -> None:
@@ -98,12 +103,13 @@ class ConnectionMeter:
         self.final.set()
 
     def watch(self, silence_seconds: float) -> None:
-        """Cut the connection once nothing at all has come for so long; both sides ping, so that something does.
+        """Cut the connection once no frame has ended for so long, nor an open one gone on; both sides ping, so that some do.
 
-        A pong is not asked for: on a slow line it comes behind all the z that waits there, and would be late.
+        A pong is not asked for: on a slow line it comes behind all the z that waits there, and would be late. In a frame whose
+        length was damaged pings vanish, but are too few to count.
         """
         loop = asyncio.get_running_loop()
-        self._heard_at = loop.time()
+        self._heard_at, self.silence_seconds = loop.time(), silence_seconds
 
         def look() -> None:
             left = self._heard_at + silence_seconds - loop.time()

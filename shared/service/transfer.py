@@ -75,7 +75,11 @@ class Conversation:
         `RemoteProtocolError`.
         """
         while self.channel.state is not State.CLOSED:
-            data = await self.link.receive()
+            try:
+                async with asyncio.timeout(self.link.meter.silence_seconds if self.channel.unfinished else None):
+                    data = await self.link.receive()
+            except TimeoutError:
+                raise PeerLostError("the peer has left unfinished what it began to say") from None
             if data is None:
                 self.channel.receive_eof()
                 return

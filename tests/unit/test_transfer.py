@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.channel.errors import PeerFailedError
+from shared.channel.errors import PeerFailedError, PeerLostError
 from shared.channel.legs import Leg
 from shared.channel.messages import Accept, Error, Hello, Prepared
 from shared.channel.protocol import Channel
 from shared.channel.states import Role
 from shared.code.models import preset
 from shared.code.size import source_module
+from shared.service.metering import ConnectionMeter
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission
 from shared.service.transfer import Conversation, Recorder, side_by_side
 
@@ -22,7 +23,7 @@ class FakeLink:
     """What the peer has sent already, and what was sent to it."""
 
     def __init__(self):
-        self.meter = SimpleNamespace(sent=SimpleNamespace(), received=SimpleNamespace())
+        self.meter = SimpleNamespace(sent=SimpleNamespace(), received=SimpleNamespace(), silence_seconds=0.05)
         self.incoming = asyncio.Queue()
         self.outgoing = []
 
@@ -59,6 +60,46 @@ async def test_what_the_peer_said_last_counts_not_that_nothing_could_be_said_aft
         await side_by_side(listen(), speak(), speak())
     await alice.say(Prepared(digest=b"m" * 32))
     assert not link.outgoing
+
+
+@pytest.mark.parametrize("left_out", [1, 6, 10])  # of the SEAL, all of it, and of the record before it
+async def test_what_was_begun_and_is_not_ended_breaks_the_connection(left_out):
+    """A damaged length would have the receiver wait for the rest for ever, while pings come and go."""
+    link, alice = FakeLink(), Channel(Role.ALICE)
+    bob = Conversation(Role.BOB, link)
+    alice.send(HELLO)
+    data = alice.data_to_send()
+    link.incoming.put_nowait(data[:-left_out])
+    with pytest.raises(PeerLostError, match="left unfinished"):
+        await asyncio.wait_for(anext(bob.hear()), 5)
+    link.incoming.put_nowait(data)
+    heard = Conversation(Role.BOB, link).hear()
+    assert await anext(heard) == HELLO
+    with pytest.raises(TimeoutError):  # silence after all was said is no fault
+        await asyncio.wait_for(anext(heard), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("begun", "then", "cut"),
+    [
+        (b"", b"\x89\x00", False),  # pings
+        (b"\x82\x7e\xff\xff", b"\x89\x00", True),  # … vanish in a frame of 65,535 bytes
+        (b"\x82\x7e\xff\xff", bytes(300), False),  # which goes on
+        (b"", b"", True),
+    ],
+)
+async def test_a_frame_that_does_not_go_on_is_silence(begun, then, cut):
+    aborted = []
+    transport = SimpleNamespace(get_extra_info=lambda _: None, is_closing=lambda: bool(aborted))
+    meter = ConnectionMeter(transport, client=True)
+    meter.abort = lambda: aborted.append(True)
+    meter.read(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    meter.watch(0.3)
+    meter.read(begun)
+    for _ in range(12):
+        await asyncio.sleep(0.05)
+        meter.read(then) if then else None
+    assert bool(aborted) == cut
 
 
 async def test_a_rollback_that_is_said_again_is_charged_and_noted_once():

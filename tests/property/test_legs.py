@@ -25,7 +25,7 @@ from shared.code.vocabulary import dataset_digest, from_tokens
 from shared.service.coding import TransmissionDecoder, TransmissionEncoder
 from shared.service.received import ReceivedLog, ReceivedReader
 from shared.service.snapshots import Snapshot, Snapshots, remove_snapshots
-from tests.property.test_resume import TEXT, Pair, World
+from tests.property.test_resume import TEXT, Pair, World, cut_after
 from tests.support import SMALL_NETWORKS, carry, identity, pair
 
 BLOCK = 30
@@ -344,25 +344,8 @@ def test_cut_after_every_few_bytes(restart):
     """A connection that breaks anywhere around both rollbacks, and who may fall with it."""
     for count in range(40, 10_000, 37):
         world = Legs([(0, 2), (1, 19)], 21 * BLOCK)
-        world.connect()
-        left = count
-        while left > 0 and world.connection is not None and not world.done:
-            world.send()
-            size = min(left, max(1, len(world.there)), 50)
-            world.deliver(size)
-            world.whole_blocks()
-            left -= size
-            if count % 3 == 0:
-                world.acknowledge()
-        done = world.done
-        if not done:
-            world.connection = None
-            if restart == "alice":
-                world.start_alice()
-            elif restart != "none":
-                world.start_bob((count, b"x") if restart == "power" else None)
-            world.finish()
-            assert world.bob.leg.rollbacks == 2
+        done = cut_after(world, count, restart, torn=b"x", most=50, eager=True)
+        assert done or world.bob.leg.rollbacks == 2
         world.close()
         if done:
             break

@@ -322,30 +322,40 @@ TestRecurrent = pytest.mark.long(machine("recurrent", 350, 10))
 RESTARTS = "none", "alice", "bob", "power"
 
 
+def cut_after(world, count, restart, *, torn=b"", most=1 << 20, eager=False):
+    """Break the connection after so many bytes from Alice, with what may fall then, and go on; or whether D had crossed before.
+
+    most: bytes delivered at once. eager: Alice sends before all that she has sent is delivered. torn: what a power failure leaves
+    in the place of what was not synced.
+    """
+    world.connect()
+    left = count
+    while left > 0 and world.connection is not None and not world.done:
+        if eager or not world.there:
+            world.send()
+        size = min(left, max(1, len(world.there)), most)
+        world.deliver(size)
+        world.whole_blocks()
+        left -= size
+        if count % 3 == 0:
+            world.acknowledge()
+    if world.done:
+        return True
+    world.connection = None
+    if restart == "alice":
+        world.start_alice()
+    elif restart != "none":
+        world.start_bob((count, torn) if restart == "power" else None)
+    world.finish()
+    return False
+
+
 @pytest.mark.parametrize("restart", [pytest.param(one, marks=[] if one == "power" else pytest.mark.long) for one in RESTARTS])
 def test_cut_after_every_byte(restart):
     """Connections that break after 1, 2, 3 … bytes, each of a new transmission, and what may fall with them."""
     for count in range(1, 10_000):
         world = World("frequency", 250)
-        world.connect()
-        left = count
-        while left > 0 and world.connection is not None and not world.done:
-            if not world.there:
-                world.send()
-            size = min(left, max(1, len(world.there)))
-            world.deliver(size)
-            world.whole_blocks()
-            left -= size
-            if count % 3 == 0:
-                world.acknowledge()
-        done = world.done
-        if not done:
-            world.connection = None
-            if restart == "alice":
-                world.start_alice()
-            elif restart != "none":
-                world.start_bob((count, b"") if restart == "power" else None)
-            world.finish()
+        done = cut_after(world, count, restart)
         world.close()
         if done:
             break

@@ -30,9 +30,10 @@ test: check              ## check, then the tests with branch coverage
 	@$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-check-long: $(STAMP)     ## the tests that take minutes, 200 queued transmissions, MINUTES=30 of random faults, the audit
+check-long: $(STAMP)     ## the tests that take minutes, 200 queued transmissions, processes that stop, MINUTES=30 of random faults, the audit
 	$(BIN)/python -m pytest -q -m long
 	$(MAKE) load
+	$(BIN)/python -m benchmarks.pressure
 	$(MAKE) soak
 	$(MAKE) audit
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.figures import text
 from harness.figures.pictures import LAYERS, Run, bits_per_byte, cumulative, layer_bars, layers, sample_bar
 from harness.figures.shown import FINAL_STATES, SHOWN_TOKENS, Shown, ended, token_bytes
-from harness.figures.steps import regime_of, series_of, step_charts
+from harness.figures.steps import name_of, regime_of, series_of, step_charts
 from harness.figures.svg import Chart
 
 STATES: Final = {
@@ -203,7 +203,7 @@ def comparison_pictures(watches: Sequence[Shown], dataset: dict[str, Any], yards
 
 
 def _charts(watches: Sequence[Shown], dataset: dict[str, Any], yardsticks: dict[str, int]) -> dict[str, Chart]:
-    named = [Run(name=watch.record["code"]["name"], curve=watch.curve, colour=index) for index, watch in enumerate(watches)]
+    named = [Run(name=name_of(watch.record), curve=watch.curve, colour=index) for index, watch in enumerate(watches)]
     tokens, size_m = dataset["tokens"], dataset["vocabulary_size"]
     return {
         "falling": bits_per_byte(named, tokens=tokens, vocabulary_size=size_m),

@@ -46,6 +46,14 @@ def regime_of(record: Mapping[str, Any]) -> str:
     return f"online after {steps_of(record):,} steps on a corpus" if record["corpus"] else ""
 
 
+def name_of(record: Mapping[str, Any]) -> str:
+    """A code's name beside a curve, where others of that name may be trained otherwise."""
+    name, steps = record["code"]["name"], steps_of(record)
+    if record["regime"] == "frozen":
+        return f"{name}, k = {steps:,}"
+    return f"{name} after {steps:,}" if record["corpus"] else str(name)
+
+
 def series_of(records: Iterable[Mapping[str, Any]], corpora: Mapping[str, str] | None = None) -> list[Series]:
     """What was verified of frozen transmissions of one dataset, by code and corpus. corpora: names by SHA-256.
 

@@ -10,7 +10,7 @@ from harness.figures.curve import MOST_BINS, Curve, Growing
 from harness.figures.pictures import Run, bits_per_byte, cumulative, layer_bars
 from harness.figures.raster import png, standalone
 from harness.figures.shown import Shown
-from harness.figures.steps import online_charts, regime_of, series_of, step_charts
+from harness.figures.steps import name_of, online_charts, regime_of, series_of, step_charts
 from harness.figures.svg import Chart, Line, ticks
 from harness.figures.text import spans, step
 
@@ -162,6 +162,7 @@ def test_a_step_curve_is_made_of_what_was_verified():
         "uniform",
     ]
     assert [regime_of(one) for one in records[:2]] == ["frozen at k = 10", "frozen at k = 0"]
+    assert [name_of(one) for one in records[:2]] == ["ngram, k = 10", "ngram, k = 0"]
     lengths, rates = step_charts([ngram, uniform])
     assert "ngram: 125 at k = 0, 50 at k = 3, 200 at k = 10" in lengths.description
     assert "ngram: 0.00 at k = 0, 60.00 at k = 3, -60.00 at k = 10" in rates.description

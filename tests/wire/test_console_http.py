@@ -189,6 +189,7 @@ async def test_a_step_curve_is_made_of_transmissions_and_only_of_those_that_lack
         assert f"{one['sk_bits'] / 8:,.0f} at k = {k}" in page, code
     assert "foolish.txt" in page
     assert "frozen at k = 3" in page
+    assert "frequency, k = 3" in page
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 _CONTROL: Final = 0x8  # opcodes 8 … F are control frames
+_CLOSE: Final = 0x8
 _RSV: Final = 0x70
 
 
@@ -82,17 +83,18 @@ def disagreements(sender: DirectionLedger, receiver: DirectionLedger, witness_by
 class FrameMeter:
     """Splits one direction of a websocket connection (RFC 6455) into its parts, from the bytes as they stand on the socket.
 
-    `compressed` tells whether a frame used a reserved bit, as permessage-deflate does: such bytes are no honest count.
+    `compressed` tells whether a frame used a reserved bit, as permessage-deflate does: such bytes are no honest count. `closed`
+    tells whether a whole close frame has passed, after which nothing follows.
     """
 
     def __init__(self, *, client: bool) -> None:
         self.ledger = DirectionLedger()
-        self.compressed = False
+        self.compressed = self.closed = False
         self._client = client
         self._head = bytearray()
         self._upgraded: bool | None = None  # None until the HTTP head is complete
         self._left = 0  # bytes of the open frame's payload still to come
-        self._is_control = False
+        self._is_control = self._is_close = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Count bytes, split anywhere."""
@@ -115,6 +117,7 @@ class FrameMeter:
                 view = view[part:]
             else:
                 view = self._header(view)
+            self.closed |= self._is_close and not self._left
 
     def _handshake(self, view: memoryview) -> memoryview:
         before = len(self._head)
@@ -143,6 +146,7 @@ class FrameMeter:
             if len(head) < size:
                 continue
             self._is_control = bool(head[0] & _CONTROL)
+            self._is_close = head[0] & 0xF == _CLOSE
             self.compressed |= bool(head[0] & _RSV)
             self._left = int.from_bytes(head[2 : 2 + extended], "big") if extended else short
             if self._is_control:

@@ -46,7 +46,7 @@ class ConnectionMeter:
         self.is_tls = isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
         self.final = asyncio.Event()
         self.broken = True
-        """Whether the connection ended otherwise than by the end of a conversation: then bytes may be lost under way."""
+        """Whether it ended otherwise than by the end of a conversation: then, or without both close frames, bytes may be lost."""
         self._transport = transport
         self._aborted = False
         self._heard_at, self._fresh_bytes = 0.0, 0
@@ -90,7 +90,7 @@ class ConnectionMeter:
             "local": self.local,
             "peer": self.peer,
             "final": self.final.is_set(),
-            "broken": self.broken,
+            "broken": self.broken or not (self._sent.closed and self._received.closed),
             "sent": self.sent.as_dict(),
             "received": self.received.as_dict(),
         }

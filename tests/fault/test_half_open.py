@@ -91,6 +91,18 @@ def test_cut_after_every_byte_that_crosses(pair, alice, tap, tmp_path, stride, h
     assert count > 900
 
 
+@pytest.mark.parametrize("left_out", [1, 7])
+def test_cut_in_the_last_frame(pair, alice, tap, tmp_path, left_out):
+    """Of the close frame: all is said and done, and what did not arrive is lost, not miscounted."""
+    data = NOISE[:300]
+    whole = ledger(pair, begin(alice, data), tmp_path, data)["wire"]["alice_to_bob"]
+    assert whole["control_bytes"] == 8
+    tap.channel(f"cut={whole['socket_bytes'] - left_out}B,toward=bob,faults=1")
+    result = ledger(pair, begin(alice, data), tmp_path, data)
+    assert result["wire"]["connections"] == 1
+    assert result["wire"]["alice_to_bob"]["witness_bytes"] == whole["socket_bytes"] - left_out
+
+
 @pytest.mark.long
 def test_tries_come_at_longer_and_longer_intervals(pair, alice, tap):
     """0.05 to 0.1 s, then twice as long each time: while Bob cannot be reached, tries do not pile up."""

@@ -325,7 +325,9 @@ def test_frame_meter(step, client):
     data = request + b"".join(frame(b"x" * size, mask=client) for size in sizes) + frame(b"bye", mask=client, opcode=8)
     meter = FrameMeter(client=client)
     for start in range(0, len(data), step):
+        assert not meter.closed
         meter.feed(data[start : start + step])
+    assert meter.closed
     ledger, mask = meter.ledger, 4 if client else 0
     assert ledger.payload_bytes == sum(sizes)
     assert ledger.framing_bytes == 2 + 4 + 10 + 3 * mask

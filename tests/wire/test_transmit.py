@@ -30,6 +30,9 @@ def test_verified_and_counted(client, data, code, tmp_path):
     assert one["witness_bytes"] == one["socket_bytes"]
     assert result["wire"]["final"]
     assert one["z_bytes"] == -(-result["z_bits"] // 8)
+    for url in (client._urls.alice, client._urls.bob):  # so that their counts had to be equal
+        record = client._json("GET", f"{url}/transmissions/{result['transmission']}")
+        assert [end["broken"] for end in record["wire"]["connections"]] == [False]
     client.reconstruction(result["transmission"], tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data
 

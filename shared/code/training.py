@@ -28,6 +28,8 @@ class Step:
         """β1^k and β2^k."""
         self.values: npt.NDArray[np.float32] = np.zeros(9, dtype=np.float32)
         """The factors of the update begun, as `adam` names them."""
+        self._placed: Any = None  # a copy of them where kernels are, and whether it is of this update
+        self._fresh = False
 
     def begin(self, k: int) -> None:
         """Start the update that follows step k ≥ 0."""
@@ -40,10 +42,16 @@ class Step:
             [beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - self.powers[0]), 1 / (1 - self.powers[1]), _EPSILON, rate, _CEILING],
             dtype=np.float32,
         )
+        self._fresh = False
 
     def factors(self, kernels: ModuleType) -> Any:
-        """The factors as `adam` takes them."""
-        return kernels.from_numpy(self.values)
+        """The factors as `adam` takes them, always in the same memory."""
+        if self._placed is None:
+            self._placed = kernels.from_numpy(self.values)
+        elif not self._fresh:
+            kernels.assign(self._placed, self.values)
+        self._fresh = True
+        return self._placed
 
 
 class Memory:

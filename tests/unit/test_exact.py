@@ -6,10 +6,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.code.codec import Encoder
 from shared.code.exact import attention, fused, kernels, products, reference
 from shared.code.models import build, preset
+from shared.code.models.layers import Linear
 from shared.code.spec import CodeSpec
 from tests.support import REPLAY, decode, encode
 
@@ -76,7 +78,7 @@ def arguments(name, rng, kind):
         case "sum_rows":
             return [empty("float64", 1, WIDTH), f32, float(np.abs(f32).max())]
         case "quantize":
-            return [empty("int16", ROWS, WIDTH), f32, float(np.abs(f32).max()), 13]
+            return [empty("int16", ROWS, WIDTH), empty("float64", 1), f32, float(np.abs(f32).max()), 13]
         case "peak":
             return [f32]
         case "product_peak":
@@ -142,7 +144,7 @@ def arguments(name, rng, kind):
             factors = np.array([0.8, 0.2, 0.99, 0.01, 5, 100, 2.0**-27, 0.004, 4], dtype=np.float32)
             return [f32, moments[0], np.minimum(np.abs(moments[1]), 2.0**40), raws(rng, kind, ROWS, WIDTH), SCALE, factors]
         case "attend" | "attend_backward":
-            heads, context, seen, factor = 2, 4, 3, attention.score_factor(WIDTH // 2)
+            heads, context, seen, factor = 2, 4, np.array([3]), attention.score_factor(WIDTH // 2)
             norms = [empty("float32", ROWS, 2 * WIDTH), empty("float32", ROWS, 2 * heads)]
             caches = [units(rng, STREAMS, context + POSITIONS, WIDTH) for _ in range(2)]
             weights, bias = empty("int16", ROWS, heads, context + 1), floats(rng, "ordinary", heads, context + 1)
@@ -170,7 +172,7 @@ def public(module):
     }
 
 
-PLAIN = {"zeros", "from_numpy", "to_numpy", "assign", "shift", "twin"}
+PLAIN = {"zeros", "from_numpy", "to_numpy", "assign", "shift", "twin", "Stage", "recorder"}
 HELPERS = {
     "keeps_denormals",
     "whole",
@@ -243,6 +245,45 @@ def test_square_roots():
     assert bits(torch.from_numpy(f).to(torch.float64).sqrt().to(torch.float32).numpy()) == bits(np.sqrt(f))
 
 
+class FromTheHost(TorchDispatchMode):
+    """Collects the operations by which a number passes between host and device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.operations = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.operations += 1
+        if name in ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "unique"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "transformer"])
+def test_nothing_recorded_goes_through_the_host(kind, monkeypatch):
+    """What a CUDA graph plays back reads and writes the same memory every time."""
+    kernels.choose("reference")
+    monkeypatch.setattr(reference, "_root", torch.sqrt)  # as on a GPU
+    trunk = build(small(kind, heads=2, context=5) if kind == "transformer" else small(kind))._trunk
+    watched = []
+
+    def run(key, work):
+        with FromTheHost() as mode:
+            work()
+        watched.append((key[0], mode))
+
+    trunk._run, inputs, places = run, np.zeros((8, 3), dtype=np.int64), []
+    for k in range(2):
+        trunk.train(np.ones_like(trunk.forward(inputs, 0), dtype=np.float32), k)
+        held = [array for array in trunk._live().values() if isinstance(array, torch.Tensor)]
+        held += [part._forward._right for part in vars(trunk._layers[0]).values() if isinstance(part, Linear)]
+        places.append([array.data_ptr() for array in held])
+    assert places[0] == places[1]
+    assert [name for name, _ in watched] == ["forward", "train"] * 2
+    assert all(mode.operations > 50 and not mode.found for _, mode in watched), [mode.found for _, mode in watched]
+
+
 def test_plain_functions():
     for module in (fused, reference):
         array = module.zeros((4, 2), "int16")
@@ -250,6 +291,13 @@ def test_plain_functions():
         module.shift(array, 1, 3)
         assert module.to_numpy(array).tolist() == [[2, 3], [4, 5], [6, 7], [6, 7]]
         assert module.to_numpy(module.from_numpy(np.arange(3))).tolist() == [0, 1, 2]
+        stage = module.Stage((4, 2), "int32")
+        assert module.to_numpy(stage.put(np.array([[1, 2], [3, 4]], dtype=np.int32), slice(1, 3))).tolist() == [[1, 2], [3, 4]]
+        assert stage.take(slice(1, 3)).tolist() == [[0, 0], [1, 2], [3, 4]]
+        done = []
+        for _ in range(5):
+            module.recorder()("once", lambda done=done: done.append(1))
+        assert len(done) == 5
     assert reference.to_numpy(np.ones(1)).tolist() == [1]
 
 

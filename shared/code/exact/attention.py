@@ -2,7 +2,7 @@
 
 Queries and keys are RMS-normed per head and rounded to units of 2^-10, as values are: every score and every weighted sum is an
 integer sum. Weights are integers of 2^-14, exact zeros outside the window. Letters: N rows t·B + b, H width, A heads, D = H / A,
-C context. Keys and values [B, C + T, H]: the C positions before the segment, then its own; `seen` says how many of the C exist.
+C context. Keys and values [B, C + T, H]: the C positions before the segment, then its own; of the C, `seen` [1] exist.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.code.compiled import kernel
 from shared.code.exact.constants import ACTIVATION_BITS, F32, F64, GRADIENT_BITS, root
-from shared.code.exact.fused import I16, exp, exponent, inverse_rms, largest, mean_product, power, quantized, whole
+from shared.code.exact.fused import I16, I64, exp, exponent, inverse_rms, largest, mean_product, power, quantized, whole
 
 _ONE = np.float32(1)
 _WEIGHT_BITS: Final = 14
@@ -33,7 +33,7 @@ def score_factor(head_width: int) -> np.float32:
 @kernel
 def attend(
     out: I16, u: F32, r: F32, queries: I16, keys: I16, values: I16, weights: I16, raw: F64, scale: float,
-    bias: F32, factor: np.float32, first: int, streams: int, context: int, seen: int,
+    bias: F32, factor: np.float32, first: int, streams: int, context: int, seen: I64,
 ) -> None:  # fmt: skip
     """The output [N, H] = rounded Σ_j w_j v_j / Σ_j w_j, w_j ~ exp(factor · q·k_j + bias[a, j]), j positions back, 0 ≤ j ≤ C.
 
@@ -61,7 +61,7 @@ def attend(
             queries[row, i] = quantized(u[row, i])
             keys[b, slot, i] = quantized(u[row, width + i])
             values[b, slot, i] = quantized(np.float32(raw[row, 2 * width + i] * scale))
-        reach = min(context, seen + t)
+        reach = min(context, seen[0] + t)
         for head in range(heads):
             place = head * size
             query = queries[row, place : place + size]

@@ -6,6 +6,7 @@ m vocabulary. A "raw" product is float64 and integer-valued; its `scale` is the 
 Sums are taken over integers; everything else is one IEEE operation per rounding, in the order written here.
 """
 
+from collections.abc import Callable, Hashable
 from types import ModuleType
 from typing import Any
 
@@ -78,6 +79,27 @@ def shift(array: Array, rows: int, kept: int) -> None:
 def twin(module: ModuleType) -> ModuleType:
     """Where this back end has the functions of a further module of kernels."""
     return module
+
+
+class Stage:
+    """Where arrays of the host pass to kernels and back: they are one here."""
+
+    def __init__(self, shape: tuple[int, ...], kind: str) -> None:
+        self.array = zeros(shape, kind)
+
+    def put(self, values: Array, rows: slice) -> Array:
+        """Set these rows; returns them as kernels take them."""
+        self.array[rows] = values
+        return self.array[rows]
+
+    def take(self, rows: slice) -> Array:
+        """All up to the end of these rows, of which only these have changed."""
+        return self.array[: rows.stop]
+
+
+def recorder() -> Callable[[Hashable, Callable[[], None]], None]:
+    """What runs work, named by a key; the same work may come often."""
+    return lambda _, work: work()
 
 
 @kernel
@@ -226,8 +248,8 @@ def sum_rows(out: F64, values: F32, bound: float) -> None:
 
 
 @kernel
-def quantize(out: I16, values: F32, bound: float, bits: int) -> int:
-    """Set out = values · 2^(bits − e), rounded, with the least e ≤ 30 so that bound < 2^e; returns e − bits.
+def quantize(out: I16, scale: F64, values: F32, bound: float, bits: int) -> None:
+    """Set out = values · 2^(bits − e), rounded, and scale [1] = 2^(e − bits), with the least e ≤ 30 so that bound < 2^e.
 
     Larger values saturate.
     """
@@ -236,7 +258,7 @@ def quantize(out: I16, values: F32, bound: float, bits: int) -> int:
     for row in range(values.shape[0]):
         for i in range(values.shape[1]):
             out[row, i] = np.int16(whole(values[row, i] * up, limit))
-    return e - bits
+    scale[0] = np.float64(power(e - bits))
 
 
 @kernel

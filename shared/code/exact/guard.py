@@ -226,14 +226,25 @@ class Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 _refuse(f"{name} with right digits beyond ±64", "digits of base 128 at the right (16-bit sums saturate)")
         elif _integral(left) and _integral(right):
             return
+        elif name == "bmm" and left.dtype == right.dtype == torch.float64:
+            if not (_whole(left) and _whole(right) and left.shape[-1] * _largest(left) * _largest(right) <= 1 << 53):
+                _refuse(f"{name} of other than integers whose sums stay within 2^53", _PRODUCT)
         elif not self._depth or left.dtype != torch.float64:
             _refuse(f"{name} of {left.dtype}", _PRODUCT)
         elif left.shape[-1] > _INNER_LIMIT or not (_bounded(left, ACTIVATION_LIMIT) and _bounded(right, 1 << WEIGHT_BITS)):
             _refuse(f"{name} of other than small integers", "left within 2^14, right within 2^13, at most 2^20 terms")
 
 
+def _whole(x: Tensor) -> bool:
+    return bool((x.round() == x).all())
+
+
+def _largest(x: Tensor) -> int:
+    return int(x.abs().max()) if x.numel() else 0
+
+
 def _bounded(x: Tensor, limit: int) -> bool:
-    return bool(((x.abs() <= limit) & (x.round() == x)).all())
+    return _whole(x) and bool((x.abs() <= limit).all())
 
 
 _RULES: Final[dict[str, Callable[[str, tuple[Any, ...], Mapping[str, Any]], None]]] = {

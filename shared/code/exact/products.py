@@ -31,6 +31,9 @@ class Right(Protocol):
     def times(self, left: Tensor) -> Tensor:
         """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
 
+    def fill(self, right: Tensor) -> None:
+        """Take on the values of another right operand of the same shape, in the same memory."""
+
 
 class Float64:
     """The right operand as float64, multiplied by BLAS."""
@@ -39,6 +42,10 @@ class Float64:
 
     def __init__(self, right: Tensor) -> None:
         self._right = right.to(torch.float64)
+
+    def fill(self, right: Tensor) -> None:
+        """Take on the values of another right operand of the same shape, in the same memory."""
+        self._right.copy_(right)
 
     def times(self, left: Tensor) -> Tensor:
         """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
@@ -54,16 +61,20 @@ class Int8:
         self._inner, self._columns = right.shape
         self._padding = -self._inner % 8  # CUDA wants it, and for K = 1 the CPU's `_int_mm` is wrong without
         self._on_cpu = right.device.type == "cpu"
+        columns = self._columns if self._on_cpu else self._columns + -self._columns % 8
+        # columns together: what `_int_mm` likes best
+        self._digits = torch.zeros(2 * columns, self._inner + self._padding, dtype=torch.int8, device=right.device).t()
+        self.fill(right)
+
+    def fill(self, right: Tensor) -> None:
+        """Take on the values of another right operand of the same shape, in the same memory."""
         if self._on_cpu:
-            columns = np.zeros((2 * self._columns, self._inner + self._padding), dtype=np.int8)
-            _split(columns, right.numpy().T, 7)
-            self._digits = torch.from_numpy(columns).t()  # columns together: what `_int_mm` likes best
+            _split(self._digits.t().numpy(), right.numpy().T, 7)
             return
         wide = right.to(torch.int32)
         low = ((wide + 64) & 127) - 64
         pad = (-self._columns % 8, self._padding)
-        digits = torch.cat([_padded((wide - low) >> 7, *pad), _padded(low, *pad)], 1).to(torch.int8)
-        self._digits = digits.t().contiguous().t()
+        self._digits.copy_(torch.cat([_padded((wide - low) >> 7, *pad), _padded(low, *pad)], 1))
 
     def times(self, left: Tensor) -> Tensor:
         """The left operand [M, K] int16 · this [K, N] → float64 [M, N]."""
@@ -106,6 +117,13 @@ def _join(out: F64, parts: Sums) -> None:
         for j in range(columns):
             high = (np.int64(parts[i, j]) << 15) + (np.int64(parts[i, columns + j]) << 8)
             out[i, j] = np.float64(high + (np.int64(parts[rows + i, j]) << 7) + np.int64(parts[rows + i, columns + j]))
+
+
+def batched(left: Tensor, right: Tensor) -> Tensor:
+    """Exact products of integers [B, A, M, K] · [B, A, K, N] → float64, never −0, where K · max |left| · max |right| ≤ 2^53."""
+    left, right = (x.to(torch.float64, memory_format=torch.contiguous_format) for x in (left, right))
+    product = torch.bmm(left.flatten(0, 1), right.flatten(0, 1))
+    return torch.unflatten(product + 0.0, 0, left.shape[:2])
 
 
 def _padded(x: Tensor, columns: int, rows: int) -> Tensor:

@@ -6,6 +6,8 @@ place. A choice by `max` in a kernel is `where` here, so that −0 and NaN fare 
 """
 
 import sys
+from collections import Counter
+from collections.abc import Callable, Hashable
 from functools import cache
 from types import ModuleType
 from typing import Any, Final
@@ -28,6 +30,7 @@ from shared.code.exact.constants import (
     SUM_BITS,
     WEIGHT_CEILING,
 )
+from shared.code.exact.products import batched
 
 _EPSILON: Final = 2.0**-20
 _ACTIVATION: Final = float(1 << ACTIVATION_BITS)
@@ -41,6 +44,7 @@ _BIAS_BITS: Final = 30
 _BIAS_LIMIT: Final = float(1 << 40)
 _COEFFICIENTS: Final = [float(c) for c in EXP2]  # float32 numbers, exact as Python's
 _SMALL: Final = float(FLUSH)
+_TIMES_BEFORE: Final = 3
 
 _device = torch.device("cpu")
 
@@ -49,6 +53,57 @@ def place(device: str) -> None:
     """Make arrays on this device from now on."""
     global _device  # noqa: PLW0603 - a property of the machine
     _device = torch.device(device)
+
+
+class Stage:
+    """Where arrays of the host pass to the device and back."""
+
+    def __init__(self, shape: tuple[int, ...], kind: str) -> None:
+        self.array = zeros(shape, kind)
+        on_gpu = _device.type == "cuda"
+        self._host = torch.zeros(shape, dtype=self.array.dtype, pin_memory=True) if on_gpu else self.array
+
+    def put(self, values: Any, rows: slice) -> Tensor:
+        """Set these rows; returns them as kernels take them."""
+        self._host[rows] = torch.from_numpy(values)
+        if self._host is not self.array:
+            self.array[rows].copy_(self._host[rows], non_blocking=True)
+        return self.array[rows]
+
+    def take(self, rows: slice) -> Any:
+        """All up to the end of these rows, of which only these have changed."""
+        if self._host is not self.array:
+            self._host[rows].copy_(self.array[rows])
+        return self._host[: rows.stop].numpy()
+
+
+class _Recorder:
+    """Runs work on a GPU. What comes a third time under its key is recorded, a CUDA graph, and from then on played back.
+
+    A work reads and writes the same memory every time, and nothing of it goes through the host.
+    """
+
+    def __init__(self) -> None:
+        self._times: Counter[Hashable] = Counter()
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None
+
+    def __call__(self, key: Hashable, work: Callable[[], None]) -> None:
+        self._times[key] += 1
+        if self._times[key] == _TIMES_BEFORE:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                work()
+            self._graphs[key], self._pool = graph, graph.pool()
+        if key in self._graphs:
+            self._graphs[key].replay()
+        else:
+            work()
+
+
+def recorder() -> Callable[[Hashable, Callable[[], None]], None]:
+    """What runs work, named by a key; the same work may come often."""
+    return _Recorder() if _device.type == "cuda" else lambda _, work: work()
 
 
 def zeros(shape: tuple[int, ...], kind: str) -> Tensor:
@@ -88,8 +143,13 @@ def _powers(device: torch.device) -> Tensor:
 
 
 def _power(e: Tensor) -> Tensor:
-    """2^e as float32, from a table."""
-    return _powers(e.device)[e + 126]
+    """2^e as float32, from a table; `index_select` since a plain index by a single number would be fetched from the device."""
+    return _powers(e.device).index_select(0, (e + 126).flatten()).view(e.shape)
+
+
+def _number(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as float32 where `like` is; nothing is copied from the host."""
+    return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=like.device)
 
 
 def _exponent(x: Tensor) -> Tensor:
@@ -141,7 +201,7 @@ def _integers(x: Tensor, up: Tensor, limit: float = 1 << SUM_BITS) -> Tensor:
 
 
 def _width(x: Tensor) -> Tensor:
-    return torch.tensor(x.shape[-1], dtype=torch.float64, device=x.device)  # a tensor on the device: see `guard` on division
+    return torch.full((), x.shape[-1], dtype=torch.float64, device=x.device)  # a tensor on the device: see `guard` on division
 
 
 def _root(x: Tensor) -> Tensor:
@@ -173,19 +233,19 @@ def gather(x: Tensor, table: Tensor, tokens: Tensor) -> None:
     x[:] = table[tokens]
 
 
-def peak(values: Tensor) -> float:
+def peak(values: Tensor) -> Tensor:
     """The largest magnitude in a matrix."""
-    return float(values.abs().amax())
+    return values.abs().amax()
 
 
-def product_peak(raw: Tensor, scale: float) -> float:
+def product_peak(raw: Tensor, scale: float) -> Tensor:
     """The largest magnitude of raw · scale, in float32."""
-    return float(_value(raw, scale).abs().amax())
+    return _value(raw, scale).abs().amax()
 
 
 def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor, bound: float) -> None:
     """`gradient[token]` = Σ dx over the rows with that token; gradient [m, H] is overwritten. bound: of all |dx|."""
-    e = _exponent(torch.tensor(bound))
+    e = _exponent(_number(bound, dx))
     total = torch.zeros(gradient.shape, dtype=torch.int64, device=gradient.device)
     total.index_add_(0, tokens, _integers(dx, _power(SUM_BITS - e)))
     gradient[:] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
@@ -193,16 +253,16 @@ def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor, bound: float) -> None:
 
 def sum_rows(out: Tensor, values: Tensor, bound: float) -> None:
     """`out[0, i]` = Σ values[:, i]. bound: of all magnitudes."""
-    e = _exponent(torch.tensor(bound))
+    e = _exponent(_number(bound, values))
     total = _integers(values, _power(SUM_BITS - e)).sum(0)
     out[0] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
 
 
-def quantize(out: Tensor, values: Tensor, bound: float, bits: int) -> int:
-    """`out` = values · 2^(bits − e), rounded, with the least e ≤ 30 so that bound < 2^e; returns e − bits."""
-    e = _exponent(torch.tensor(bound)).clamp(max=LARGEST_EXPONENT)
+def quantize(out: Tensor, scale: Tensor, values: Tensor, bound: float, bits: int) -> None:
+    """`out` = values · 2^(bits − e), rounded, and scale [1] = 2^(e − bits), with the least e ≤ 30 so that bound < 2^e."""
+    e = _exponent(_number(bound, values)).clamp(max=LARGEST_EXPONENT)
     out[:] = _integers(values, _power(bits - e), 1 << bits).to(torch.int16)
-    return int(e) - bits
+    scale[:] = _power(e - bits).to(torch.float64)
 
 
 def norm_taps(operand: Tensor, u: Tensor, r: Tensor, units: Tensor, x: Tensor, first: int, taps: int, streams: int) -> None:
@@ -337,30 +397,38 @@ def _split(x: Tensor, dimension: int, *sizes: int) -> Tensor:
     return torch.unflatten(x, dimension, sizes)
 
 
-def _windows(cache: Tensor, slots: Tensor, heads: int) -> Tensor:
-    """Of cache [B, C + T, H] what each position sees, int64 [B, t, C + 1, A, D]; slots [t, C + 1]."""
-    return _split(cache[:, slots].to(torch.int64), -1, heads, -1)
-
-
-def _slots(first: int, positions: int, context: int, device: torch.device) -> Tensor:
-    """Where in a cache the position j back lies, [t, C + 1]."""
-    t = torch.arange(first, first + positions, device=device)
-    return t[:, None] + context - torch.arange(context + 1, device=device)
-
-
 def _by_stream(rows: Tensor, streams: int, heads: int) -> Tensor:
-    """Rows [t·B, A·D] as [B, t, A, D]."""
-    return _split(_split(rows, 0, -1, streams), -1, heads, -1).transpose(0, 1)
+    """Rows [t·B, A·D] as [B, A, t, D]."""
+    return _split(_split(rows, 0, -1, streams), -1, heads, -1).permute(1, 2, 0, 3)
 
 
 def _by_row(x: Tensor) -> Tensor:
     """The way back, [t·B, A·D]."""
-    return x.transpose(0, 1).flatten(2).flatten(0, 1)
+    return x.permute(2, 0, 1, 3).flatten(2).flatten(0, 1)
+
+
+def _seen_by(cache: Tensor, begin: int, slots: int, heads: int) -> Tensor:
+    """Of cache [B, C + T, A·D] so many slots from `begin` on, [B, A, slots, D]."""
+    return _split(cache[:, begin : begin + slots], -1, heads, -1).transpose(1, 2)
+
+
+def _skewed(windows: Tensor) -> Tensor:
+    """Of windows [B, A, t, C + 1], the oldest position first, the slots they lie in, [B, A, t, C + t]: row i begins at slot i."""
+    t, width = windows.shape[2:]
+    flat = torch.nn.functional.pad(windows, (0, t)).flatten(2)
+    return _split(flat[..., : t * (width + t - 1)], -1, t, -1)
+
+
+def _windows(slots: Tensor, context: int) -> Tensor:
+    """The way back: of slots [B, A, t, C + t] what each position sees, [B, A, t, C + 1]."""
+    t = slots.shape[2]
+    flat = torch.nn.functional.pad(slots.flatten(2), (0, t))
+    return _split(flat, -1, t, -1)[..., : context + 1]
 
 
 def attend(
     out: Tensor, u: Tensor, r: Tensor, queries: Tensor, keys: Tensor, values: Tensor, weights: Tensor, raw: Tensor, scale: float,
-    bias: Tensor, factor: np.float32, first: int, streams: int, context: int, seen: int,
+    bias: Tensor, factor: np.float32, first: int, streams: int, context: int, seen: Tensor,
 ) -> None:  # fmt: skip
     """Causal attention over a window; see `attention`. Weights outside it are exact zeros before any sum."""
     (rows, width), heads = out.shape, len(bias)
@@ -374,19 +442,19 @@ def attend(
     keys[:, place] = _split(_quantized(u[:, width:]), 0, -1, streams).transpose(0, 1)
     values[:, place] = _split(_quantized(value[:, 2 * width :]), 0, -1, streams).transpose(0, 1)
 
-    slots = _slots(begin, positions, context, raw.device)
-    query = _by_stream(queries.to(torch.int64), streams, heads)
-    dots = (query[:, :, None] * _windows(keys, slots, heads)).sum(-1)  # [B, t, C + 1, A]
+    known = begin, context + positions, heads
+    dots = _windows(batched(_by_stream(queries, streams, heads), _seen_by(keys, *known).transpose(2, 3)), context)
     unit = float(factor) * 2.0**-ACTIVATION_BITS * 2.0**-ACTIVATION_BITS
-    scores = (dots.to(torch.float64) * unit).to(torch.float32) + bias.t()
-    visible = (slots >= context - seen)[..., None]
-    scores = torch.where(visible, scores, scores[:, :, :1])
-    e = exp(scores - scores.amax(2, keepdim=True))
+    scores = (dots * unit).to(torch.float32) + bias.flip(1)[:, None]  # [B, A, t, C + 1], the oldest first
+    t = torch.arange(positions, device=raw.device)
+    visible = t[:, None] + begin + torch.arange(context + 1, device=raw.device) >= context - seen
+    scores = torch.where(visible, scores, scores[..., -1:])
+    e = exp(scores - scores.amax(-1, keepdim=True))
     weight = (e * float(1 << _WEIGHT_BITS)).round().to(torch.int64)
     weight = torch.where(visible, weight, torch.zeros_like(weight))
-    weights[:] = weight.permute(1, 0, 3, 2).flatten(0, 1)
-    total = (weight[..., None] * _windows(values, slots, heads)).sum(2).to(torch.float64)
-    mean = total * 2.0**-ACTIVATION_BITS / weight.sum(2).to(torch.float64)[..., None]
+    weights[:] = weight.flip(-1).permute(2, 0, 1, 3).flatten(0, 1)
+    total = batched(_skewed(weight), _seen_by(values, *known))
+    mean = total * 2.0**-ACTIVATION_BITS / weight.sum(-1, keepdim=True).to(torch.float64)
     out[:] = _by_row(_quantized(mean.to(torch.float32)))
 
 
@@ -396,43 +464,36 @@ def attend_backward(
 ) -> None:  # fmt: skip
     """The gradient dz [N, 3H] and dbias [A, C + 1] from d = raw · scale [N, H], the gradient of `attend`'s output."""
     (rows, width), heads = raw.shape, len(dbias)
-    slots = _slots(0, rows // streams, context, raw.device)
+    known = 0, context + rows // streams, heads
     value = _value(raw, scale)
-    e = _exponent(torch.tensor(bound))
+    e = _exponent(_number(bound, raw))
     pair_down = _power(e - GRADIENT_BITS - ACTIVATION_BITS).to(torch.float64)
-    d = _by_stream(_integers(value, _power(GRADIENT_BITS - e), 1 << GRADIENT_BITS), streams, heads)[:, :, None]  # [B, t, 1, A, D]
-    weight = _split(weights.to(torch.int64), 0, -1, streams).permute(1, 0, 3, 2)  # [B, t, C + 1, A]
-    share = weight.to(torch.float32) / weight.sum(2, keepdim=True).to(torch.float32)
+    d = _by_stream(_integers(value, _power(GRADIENT_BITS - e), 1 << GRADIENT_BITS), streams, heads)
+    weight = _split(weights, 0, -1, streams).permute(1, 2, 0, 3).flip(-1)  # [B, A, t, C + 1], the oldest first
+    share = weight.to(torch.float32) / weight.sum(-1, keepdim=True).to(torch.float32)
     p = (share * float(1 << _WEIGHT_BITS)).round().to(torch.int64)
-    pairs = (d * _windows(values, slots, heads)).sum(-1)
+    pairs = _windows(batched(d, _seen_by(values, *known).transpose(2, 3)), context)
     pairs = torch.where(weight == 0, torch.zeros_like(pairs), pairs)
-    mixed = (p * pairs).sum(2, keepdim=True)
+    mixed = (p * pairs.to(torch.int64)).sum(-1, keepdim=True)
     mean = (mixed.to(torch.float64) * (pair_down * 2.0**-_WEIGHT_BITS)).to(torch.float32)
-    ds = share * ((pairs.to(torch.float64) * pair_down).to(torch.float32) - mean)
-    steps = _integers(ds, torch.tensor(float(1 << _BIAS_BITS)), _BIAS_LIMIT)
-    dbias[:] = steps.sum((0, 1)).t().to(torch.float64) * 2.0**-_BIAS_BITS
+    ds = share * ((pairs * pair_down).to(torch.float32) - mean)
+    steps = _integers(ds, _number(1 << _BIAS_BITS, raw), _BIAS_LIMIT)
+    dbias[:] = steps.sum((0, 2)).flip(1).to(torch.float64) * 2.0**-_BIAS_BITS
 
-    e = _exponent(ds.abs().amax((1, 2), keepdim=True))  # [B, 1, 1, A]
-    q = _integers(ds, _power(_SCORE_BITS - e), 1 << _SCORE_BITS)[..., None]
-    down = _power(e - _SCORE_BITS - ACTIVATION_BITS).to(torch.float64)[:, 0, :, :, None]
-    dq = (q * _windows(keys, slots, heads)).sum(2)
-    dk = _to_slots(q * _by_stream(queries.to(torch.int64), streams, heads)[:, :, None], slots, context)
+    e = _exponent(ds.abs().amax((2, 3), keepdim=True))  # [B, A, 1, 1]
+    q = _skewed(_integers(ds, _power(_SCORE_BITS - e), 1 << _SCORE_BITS))
+    down = _power(e - _SCORE_BITS - ACTIVATION_BITS).to(torch.float64)
+    dq = batched(q, _seen_by(keys, *known))
+    dk = batched(q[..., context:].transpose(2, 3), _by_stream(queries, streams, heads))
     for part, sums in enumerate((dq, dk)):
-        line = (sums.to(torch.float64) * down).to(torch.float32) * float(factor)
+        line = (sums * down).to(torch.float32) * float(factor)
         unit = _by_stream(u[:, part * width : (part + 1) * width], streams, heads)
-        inverse = _split(r[:, part * heads : (part + 1) * heads], 0, -1, streams).transpose(0, 1)
+        inverse = _split(r[:, part * heads : (part + 1) * heads], 0, -1, streams).permute(1, 2, 0)
         back = (line - unit * _mean_product(line, unit)[..., None]) * inverse[..., None]
         dz[:, part * width : (part + 1) * width] = _by_row(back)
-    dv = _to_slots(p[..., None] * d, slots, context)
+    dv = batched(_skewed(p)[..., context:].transpose(2, 3), d)
     down = _power(_exponent(value.abs().amax()) - GRADIENT_BITS - _WEIGHT_BITS)
     dz[:, 2 * width :] = _by_row(dv.to(torch.float32) * down)
-
-
-def _to_slots(terms: Tensor, slots: Tensor, context: int) -> Tensor:
-    """Σ over who saw it of terms [B, t, C + 1, A, D], for each position of the segment: [B, t, A, D]; integers."""
-    total = torch.zeros_like(terms[:, :1, 0]).repeat(1, context + len(slots), 1, 1)
-    total.index_add_(1, slots.flatten(), terms.flatten(1, 2))
-    return total[:, context:]
 
 
 def slide(cache: Tensor, positions: int, context: int) -> None:

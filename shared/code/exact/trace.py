@@ -51,7 +51,7 @@ def digest(values: Any) -> str:
 
 def _feed(state: Any, values: Any) -> None:
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu().numpy() if values.dim() else values.item()
     if isinstance(values, (list, tuple)):
         for value in values:
             _feed(state, value)
@@ -86,7 +86,7 @@ def watched(kernels: ModuleType, entries: list[Entry]) -> ModuleType:
         @wraps(kernel)
         def call(*args: Any) -> Any:
             out = kernel(*args)
-            arrays = [x for x in args if isinstance(x, (np.ndarray, Tensor))]
+            arrays = [x for x in args if isinstance(x, (np.ndarray, Tensor)) and x.ndim]
             entries.append(Entry(len(entries), name, digest([out, *arrays])))
             return out
 
@@ -96,6 +96,9 @@ def watched(kernels: ModuleType, entries: list[Entry]) -> ModuleType:
     for name, kernel in vars(kernels).items():
         if (isroutine(kernel) or hasattr(kernel, "py_func")) and not name.startswith("_"):
             setattr(module, name, watch(name, kernel))
+    for name in ("Stage", "recorder"):  # these compute nothing
+        if hasattr(kernels, name):
+            setattr(module, name, getattr(kernels, name))
     if hasattr(kernels, "twin"):
         module.twin = lambda further: watched(kernels.twin(further), entries)  # type: ignore[attr-defined]
     return module

@@ -58,7 +58,7 @@ class Parameter:
         self._first = shape.zeros(*weights.shape)
         self._second = shape.zeros(*weights.shape)
 
-    def update(self, gradient: Array, scale: float, step: Step) -> None:
+    def update(self, gradient: Array, scale: Any, step: Step) -> None:
         """One optimiser step with gradient · scale, the gradient float64 and of the parameter's shape."""
         self._kernels.adam(self.values, self._first, self._second, gradient, scale, step.factors(self._kernels))
 
@@ -75,30 +75,39 @@ class Linear:
         self.weight = Parameter(shape, weights)
         self._units = shape.zeros(*weights.shape, kind="int16")
         self._gradient = shape.zeros(shape.rows, weights.shape[1], kind="int16")
+        self._weight_scale, self._gradient_scale = (shape.zeros(1, kind="float64") for _ in range(2))
+        units = tensor(self._units)
+        self._forward, self._backward = products.prepare(units), products.prepare(units.t())
         self.prepare()
 
     def prepare(self) -> None:
         """Round the weights anew; due after every change."""
-        exponent = self._kernels.quantize(self._units, self.weight.values, self._kernels.peak(self.weight.values), WEIGHT_BITS)
+        values = self.weight.values
+        self._kernels.quantize(self._units, self._weight_scale, values, self._kernels.peak(values), WEIGHT_BITS)
         units = tensor(self._units)
-        self._forward, self._backward = products.prepare(units), products.prepare(units.t())
-        self._weight_scale = 2.0**exponent
-        self.scale = self._weight_scale * 2.0**-ACTIVATION_BITS
+        self._forward.fill(units)
+        self._backward.fill(units.t())
+
+    @property
+    def scale(self) -> Any:
+        """What a unit of `forward`'s result stands for."""
+        return self._weight_scale[0] * 2.0**-ACTIVATION_BITS
 
     def forward(self, operand: Array) -> Array:
         """The operand [N, K] int16 → raw [N, M]; its value is raw · `scale`."""
         return self._raw(self._forward.times(tensor(operand)))
 
-    def backward(self, operand: Array, dz: Array, step: Step) -> tuple[Array, float]:
+    def backward(self, operand: Array, dz: Array, step: Step) -> tuple[Array, Any]:
         """Raw gradient of the operand and its scale; the weights take one step with Uᵀ·dz."""
         gradient = self._gradient[: len(dz)]
-        exponent = self._kernels.quantize(gradient, dz, self._ranks.maximum(self._kernels.peak(dz)), GRADIENT_BITS)
+        bound = self._ranks.maximum(self._kernels.peak(dz))
+        self._kernels.quantize(gradient, self._gradient_scale, dz, bound, GRADIENT_BITS)
         units = tensor(gradient)
         raw = self._raw(self._backward.times(units))
-        scale = 2.0**exponent * self._weight_scale
+        scale = self._gradient_scale[0] * self._weight_scale[0]
         change = self._raw(products.prepare(units).times(tensor(operand).t()))
         self._ranks.add(change)
-        self.weight.update(change, 2.0 ** (exponent - ACTIVATION_BITS), step)
+        self.weight.update(change, self._gradient_scale[0] * 2.0**-ACTIVATION_BITS, step)
         self.prepare()
         return raw, scale
 
@@ -123,7 +132,7 @@ class NormTaps:
         self._kernels.norm_taps(operand, self._u[rows], self._r[rows], self._units, x, first, self._taps, self._streams)
         return operand
 
-    def backward(self, dx: Array, raw: Array, scale: float) -> None:
+    def backward(self, dx: Array, raw: Array, scale: Any) -> None:
         """Add to dx [N, H] the gradient of x; raw · scale [N, taps·H] is the operand's."""
         rows = len(dx)
         self._kernels.norm_taps_backward(dx, raw, scale, self._u[:rows], self._r[:rows], self._taps, self._streams)

@@ -45,7 +45,7 @@ class Attention:
         self._operand = shape.zeros(shape.rows, width, kind="int16")
         self._dz = shape.zeros(shape.rows, 3 * width)
         self._bias_gradient = shape.zeros(model.heads, model.context + 1, kind="float64")
-        self._seen = np.zeros(1, dtype=np.int64)
+        self._seen = shape.zeros(1, kind="int64")
 
     def forward(self, x: Array, first: int) -> None:
         """The rows x [N, H] from `first` on, changed in place."""
@@ -53,7 +53,7 @@ class Attention:
         raw = self._in.forward(self._norm.forward(x, first))
         operand = self._operand[rows]
         saved = self._u[rows], self._r[rows], self._queries[rows], self._keys, self._values, self._weights[rows]
-        place = first, self._streams, self._context, int(self._seen[0])
+        place = first, self._streams, self._context, self._seen
         self._attention.attend(operand, *saved, raw, self._in.scale, self._bias.values, self._factor, *place)
         self._kernels.add_product(x, self._out.forward(operand), self._out.scale)
 
@@ -75,7 +75,7 @@ class Attention:
         positions = rows // self._streams
         self._attention.slide(self._keys, positions, self._context)
         self._attention.slide(self._values, positions, self._context)
-        self._seen[0] = min(int(self._seen[0]) + positions, self._context)
+        self._kernels.assign(self._seen, np.minimum(self._kernels.to_numpy(self._seen) + positions, self._context))
         self._norm.advance(rows)
 
     def prepare(self) -> None:

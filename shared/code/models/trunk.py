@@ -81,35 +81,45 @@ class Trunk:
                 self._layers.append(Perceptron(shape, model.hidden, seed + PERCEPTRON_SEED))
         self._output = Output(shape, size)
         self._step = Step(spec.training.optimizer)
-        self._inputs = np.zeros(shape.rows, dtype=np.int64)
         self._x = shape.zeros(shape.rows, model.width)
         self._dx = shape.zeros(shape.rows, model.width)
-        self._logits = shape.zeros(shape.rows, size, kind="int32")
+        self._inputs = self._kernels.Stage((shape.rows,), "int64")
+        self._logits = self._kernels.Stage((shape.rows, size), "int32")
+        self._gradient = self._kernels.Stage((shape.rows, size), "float32")
+        self._run = self._kernels.recorder() if ranks.size == 1 else lambda _, work: work()
         self._aside: list[npt.NDArray[Any]] = []
 
     def forward(self, inputs: I64, start: int) -> I32:
         """Inputs [t, B], of the positions from `start` on, each the token before → the segment's logits [T·B, m] up to there."""
         rows = slice(start * self._streams, (start + len(inputs)) * self._streams)
-        self._inputs[rows] = inputs.reshape(-1)
+        tokens = self._inputs.put(inputs.reshape(-1), rows)
+        self._run(("forward", rows.start, rows.stop), lambda: self._forward(tokens, rows))
+        logits: I32 = self._logits.take(rows)
+        return logits
+
+    def _forward(self, tokens: Array, rows: slice) -> None:
         x = self._x[rows]
-        self._embedding.forward(x, self._kernels.from_numpy(self._inputs[rows]))
+        self._embedding.forward(x, tokens)
         for layer in self._layers:
             layer.forward(x, rows.start)
-        self._output.forward(x, rows.start, self._logits[rows])
-        logits: I32 = self._kernels.to_numpy(self._logits)[: rows.stop]
-        return logits
+        self._output.forward(x, rows.start, self._logits.array[rows])
 
     def train(self, gradient: F32, k: int) -> None:
         """Step k, and the segment's end: gradient [T·B, m] of all its logits."""
-        rows = len(gradient)
+        rows = slice(0, len(gradient))
         self._step.begin(k)
-        dx = self._dx[:rows]
-        dx[:] = 0
-        self._output.backward(dx, self._kernels.from_numpy(gradient), self._step)
+        self._step.factors(self._kernels)
+        dlogits = self._gradient.put(gradient, rows)
+        self._dx[rows] = 0
+        self._run(("train", rows.stop), lambda: self._train(dlogits, rows))
+        self.advance(rows.stop // self._streams)
+
+    def _train(self, dlogits: Array, rows: slice) -> None:
+        dx = self._dx[rows]
+        self._output.backward(dx, dlogits, self._step)
         for layer in reversed(self._layers):
             layer.backward(dx, self._step)
-        self._embedding.backward(self._kernels.from_numpy(self._inputs[:rows]), dx, self._step)
-        self.advance(rows // self._streams)
+        self._embedding.backward(self._inputs.array[rows], dx, self._step)
 
     def advance(self, positions: int) -> None:
         """End a segment of so many positions."""

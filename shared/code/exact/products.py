@@ -119,11 +119,14 @@ def _join(out: F64, parts: Sums) -> None:
             out[i, j] = np.float64(high + (np.int64(parts[rows + i, j]) << 7) + np.int64(parts[rows + i, columns + j]))
 
 
-def batched(left: Tensor, right: Tensor) -> Tensor:
-    """Exact products of integers [B, A, M, K] · [B, A, K, N] → float64, never −0, where K · max |left| · max |right| ≤ 2^53."""
-    left, right = (x.to(torch.float64, memory_format=torch.contiguous_format) for x in (left, right))
-    product = torch.bmm(left.flatten(0, 1), right.flatten(0, 1))
-    return torch.unflatten(product + 0.0, 0, left.shape[:2])
+def batched(left: Tensor, right: Tensor, *, transposed: bool = False) -> Tensor:
+    """Exact products of integers [B, A, M, K] · [B, A, K, N] → float64, where K · max |left| · max |right| ≤ 2^53.
+
+    Zeros may be −0. transposed: the right operand is given as [B, A, N, K].
+    """
+    first, second = (x.to(torch.float64, memory_format=torch.contiguous_format).flatten(0, 1) for x in (left, right))
+    product = torch.bmm(first, second.transpose(1, 2) if transposed else second)
+    return torch.unflatten(product, 0, left.shape[:2])
 
 
 def _padded(x: Tensor, columns: int, rows: int) -> Tensor:

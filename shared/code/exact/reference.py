@@ -173,15 +173,13 @@ def _flushed(x: Tensor, size: Tensor) -> Tensor:
 
 def exp(x: Tensor) -> Tensor:
     """`e^x` for x ≤ 0, at least 2^-100."""
-    y = x * float(LOG2_E)
-    y = torch.where(y < -100.0, torch.full_like(y, -100.0), y)
+    y = (x * float(LOG2_E)).clamp(min=-100.0)
     whole = y.round()
     f = y - whole
-    p = torch.full_like(f, _COEFFICIENTS[6])
-    for k in range(5, -1, -1):
-        p = p * f
-        p = p + _COEFFICIENTS[k]
-    return p * _power(whole.clamp(-100, 126).to(torch.int64))
+    p = f * _COEFFICIENTS[6] + _COEFFICIENTS[5]
+    for k in range(4, -1, -1):
+        p = p * f + _COEFFICIENTS[k]
+    return p * ((whole.to(torch.int32) + 127) << 23).view(torch.float32)
 
 
 def _sigmoid(x: Tensor) -> Tensor:
@@ -195,9 +193,14 @@ def _quantized(x: Tensor) -> Tensor:
     return (x * _ACTIVATION).round().clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int16)
 
 
+def _rounded(x: Tensor, up: Tensor, limit: float) -> Tensor:
+    """`x` · up rounded, within ± limit."""
+    return (x * up).round().clamp(-limit, limit)
+
+
 def _integers(x: Tensor, up: Tensor, limit: float = 1 << SUM_BITS) -> Tensor:
     """`x` · up rounded, int64, within ± limit."""
-    return (x * up).round().clamp(-limit, limit).to(torch.int64)
+    return _rounded(x, up, limit).to(torch.int64)
 
 
 def _width(x: Tensor) -> Tensor:
@@ -235,12 +238,12 @@ def gather(x: Tensor, table: Tensor, tokens: Tensor) -> None:
 
 def peak(values: Tensor) -> Tensor:
     """The largest magnitude in a matrix."""
-    return values.abs().amax()
+    return torch.maximum(values.amax(), -values.amin())
 
 
 def product_peak(raw: Tensor, scale: float) -> Tensor:
     """The largest magnitude of raw · scale, in float32."""
-    return _value(raw, scale).abs().amax()
+    return peak(_value(raw, scale))
 
 
 def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor, bound: float) -> None:
@@ -261,7 +264,7 @@ def sum_rows(out: Tensor, values: Tensor, bound: float) -> None:
 def quantize(out: Tensor, scale: Tensor, values: Tensor, bound: float, bits: int) -> None:
     """`out` = values · 2^(bits − e), rounded, and scale [1] = 2^(e − bits), with the least e ≤ 30 so that bound < 2^e."""
     e = _exponent(_number(bound, values)).clamp(max=LARGEST_EXPONENT)
-    out[:] = _integers(values, _power(bits - e), 1 << bits).to(torch.int16)
+    out[:] = _rounded(values, _power(bits - e), 1 << bits).to(torch.int16)
     scale[:] = _power(e - bits).to(torch.float64)
 
 
@@ -415,7 +418,7 @@ def _seen_by(cache: Tensor, begin: int, slots: int, heads: int) -> Tensor:
 def _skewed(windows: Tensor) -> Tensor:
     """Of windows [B, A, t, C + 1], the oldest position first, the slots they lie in, [B, A, t, C + t]: row i begins at slot i."""
     t, width = windows.shape[2:]
-    flat = torch.nn.functional.pad(windows, (0, t)).flatten(2)
+    flat = torch.nn.functional.pad(windows.to(torch.float64), (0, t)).flatten(2)
     return _split(flat[..., : t * (width + t - 1)], -1, t, -1)
 
 
@@ -443,18 +446,18 @@ def attend(
     values[:, place] = _split(_quantized(value[:, 2 * width :]), 0, -1, streams).transpose(0, 1)
 
     known = begin, context + positions, heads
-    dots = _windows(batched(_by_stream(queries, streams, heads), _seen_by(keys, *known).transpose(2, 3)), context)
+    dots = _windows(batched(_by_stream(queries, streams, heads), _seen_by(keys, *known), transposed=True), context)
     unit = float(factor) * 2.0**-ACTIVATION_BITS * 2.0**-ACTIVATION_BITS
     scores = (dots * unit).to(torch.float32) + bias.flip(1)[:, None]  # [B, A, t, C + 1], the oldest first
     t = torch.arange(positions, device=raw.device)
     visible = t[:, None] + begin + torch.arange(context + 1, device=raw.device) >= context - seen
     scores = torch.where(visible, scores, scores[..., -1:])
     e = exp(scores - scores.amax(-1, keepdim=True))
-    weight = (e * float(1 << _WEIGHT_BITS)).round().to(torch.int64)
-    weight = torch.where(visible, weight, torch.zeros_like(weight))
-    weights[:] = weight.flip(-1).permute(2, 0, 1, 3).flatten(0, 1)
-    total = batched(_skewed(weight), _seen_by(values, *known))
-    mean = total * 2.0**-ACTIVATION_BITS / weight.sum(-1, keepdim=True).to(torch.float64)
+    weight = torch.where(visible, (e * float(1 << _WEIGHT_BITS)).round(), 0.0)
+    units = weight.to(torch.int16)
+    _split(weights, 0, -1, streams)[:] = units.flip(-1).permute(2, 0, 1, 3)
+    total = batched(_skewed(weight), _seen_by(values, *known)) + 0.0
+    mean = total * 2.0**-ACTIVATION_BITS / units.sum(-1, keepdim=True).to(torch.float64)
     out[:] = _by_row(_quantized(mean.to(torch.float32)))
 
 
@@ -471,29 +474,28 @@ def attend_backward(
     d = _by_stream(_integers(value, _power(GRADIENT_BITS - e), 1 << GRADIENT_BITS), streams, heads)
     weight = _split(weights, 0, -1, streams).permute(1, 2, 0, 3).flip(-1)  # [B, A, t, C + 1], the oldest first
     share = weight.to(torch.float32) / weight.sum(-1, keepdim=True).to(torch.float32)
-    p = (share * float(1 << _WEIGHT_BITS)).round().to(torch.int64)
-    pairs = _windows(batched(d, _seen_by(values, *known).transpose(2, 3)), context)
-    pairs = torch.where(weight == 0, torch.zeros_like(pairs), pairs)
-    mixed = (p * pairs.to(torch.int64)).sum(-1, keepdim=True)
+    p = (share * float(1 << _WEIGHT_BITS)).round()
+    pairs = torch.where(weight == 0, 0.0, _windows(batched(d, _seen_by(values, *known), transposed=True), context))
+    mixed = (p.to(torch.int64) * pairs.to(torch.int64)).sum(-1, keepdim=True)
     mean = (mixed.to(torch.float64) * (pair_down * 2.0**-_WEIGHT_BITS)).to(torch.float32)
     ds = share * ((pairs * pair_down).to(torch.float32) - mean)
     steps = _integers(ds, _number(1 << _BIAS_BITS, raw), _BIAS_LIMIT)
     dbias[:] = steps.sum((0, 2)).flip(1).to(torch.float64) * 2.0**-_BIAS_BITS
 
-    e = _exponent(ds.abs().amax((2, 3), keepdim=True))  # [B, A, 1, 1]
-    q = _skewed(_integers(ds, _power(_SCORE_BITS - e), 1 << _SCORE_BITS))
+    e = _exponent(torch.maximum(ds.amax((2, 3), keepdim=True), -ds.amin((2, 3), keepdim=True)))  # [B, A, 1, 1]
+    q = _skewed(_rounded(ds, _power(_SCORE_BITS - e), 1 << _SCORE_BITS))
     down = _power(e - _SCORE_BITS - ACTIVATION_BITS).to(torch.float64)
     dq = batched(q, _seen_by(keys, *known))
     dk = batched(q[..., context:].transpose(2, 3), _by_stream(queries, streams, heads))
     for part, sums in enumerate((dq, dk)):
-        line = (sums * down).to(torch.float32) * float(factor)
+        line = ((sums + 0.0) * down).to(torch.float32) * float(factor)  # no −0
         unit = _by_stream(u[:, part * width : (part + 1) * width], streams, heads)
         inverse = _split(r[:, part * heads : (part + 1) * heads], 0, -1, streams).permute(1, 2, 0)
         back = (line - unit * _mean_product(line, unit)[..., None]) * inverse[..., None]
         dz[:, part * width : (part + 1) * width] = _by_row(back)
     dv = batched(_skewed(p)[..., context:].transpose(2, 3), d)
-    down = _power(_exponent(value.abs().amax()) - GRADIENT_BITS - _WEIGHT_BITS)
-    dz[:, 2 * width :] = _by_row(dv.to(torch.float32) * down)
+    down = _power(_exponent(peak(value)) - GRADIENT_BITS - _WEIGHT_BITS)
+    dz[:, 2 * width :] = _by_row((dv + 0.0).to(torch.float32) * down)
 
 
 def slide(cache: Tensor, positions: int, context: int) -> None:

@@ -51,7 +51,7 @@ def digest(values: Any) -> str:
 
 def _feed(state: Any, values: Any) -> None:
     if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy() if values.dim() else values.item()
+        values = values.detach().cpu().numpy() if values.dim() else values.item() + 0  # −0 becomes 0
     if isinstance(values, (list, tuple)):
         for value in values:
             _feed(state, value)

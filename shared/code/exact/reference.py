@@ -26,7 +26,6 @@ from shared.code.exact.constants import (
     LARGEST_EXPONENT,
     LOG2_E,
     LOGIT_BITS,
-    POWERS,
     SUM_BITS,
     WEIGHT_CEILING,
 )
@@ -137,25 +136,30 @@ def twin(module: ModuleType) -> ModuleType:
     return sys.modules[__name__]
 
 
+def _power(e: Tensor, more: int = 0) -> Tensor:
+    """2^(e + more) as float32, from the bit pattern; e int32, the sum within ±126."""
+    return ((e + (127 + more)) << 23).view(torch.float32)
+
+
+def _inverse_power(e: Tensor, more: int) -> Tensor:
+    """2^(more − e), likewise."""
+    return (((127 + more) - e) << 23).view(torch.float32)
+
+
 @cache
-def _powers(device: torch.device) -> Tensor:
-    return torch.from_numpy(POWERS).to(device)
+def _number(value: float, device: torch.device, kind: torch.dtype = torch.float32) -> Tensor:
+    """A number on the device: what a GPU plays back takes none from the host, and see `guard` on division."""
+    return torch.full((), value, dtype=kind, device=device)
 
 
-def _power(e: Tensor) -> Tensor:
-    """2^e as float32, from a table; `index_select` since a plain index by a single number would be fetched from the device."""
-    return _powers(e.device).index_select(0, (e + 126).flatten()).view(e.shape)
-
-
-def _number(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number as float32 where `like` is; nothing is copied from the host."""
+def _bound(value: float | Tensor, like: Tensor) -> Tensor:
+    """A bound, which `peak` gave or other ranks, as float32 where `like` is."""
     return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=like.device)
 
 
 def _exponent(x: Tensor) -> Tensor:
-    """The least e with |x| < 2^e, from the bit pattern, within ±60; int64."""
-    bits = x.view(torch.int32).to(torch.int64)
-    return (((bits >> 23) & 255) - 126).clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT)
+    """The least e with x < 2^e, from the bit pattern of x ≥ 0 or −0, within ±60; int32."""
+    return ((x.view(torch.int32) >> 23) - 126).clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT)
 
 
 def _value(raw: Tensor, scale: float) -> Tensor:
@@ -164,11 +168,11 @@ def _value(raw: Tensor, scale: float) -> Tensor:
 
 
 def _positive(x: Tensor) -> Tensor:
-    return torch.where(x < 0, torch.zeros_like(x), x)
+    return torch.where(x < 0, 0.0, x)
 
 
 def _flushed(x: Tensor, size: Tensor) -> Tensor:
-    return torch.where(size >= _SMALL, x, torch.zeros_like(x))
+    return torch.where(size >= _SMALL, x, 0.0)
 
 
 def exp(x: Tensor) -> Tensor:
@@ -179,32 +183,32 @@ def exp(x: Tensor) -> Tensor:
     p = f * _COEFFICIENTS[6] + _COEFFICIENTS[5]
     for k in range(4, -1, -1):
         p = p * f + _COEFFICIENTS[k]
-    return p * ((whole.to(torch.int32) + 127) << 23).view(torch.float32)
+    return p * _power(whole.to(torch.int32))
 
 
 def _sigmoid(x: Tensor) -> Tensor:
     e = exp(-x.abs().clamp(max=_GATE_LIMIT))
-    s = torch.ones_like(e) / (e + 1.0)
+    s = _number(1.0, x.device) / (e + 1.0)
     return torch.where(x >= 0, s, e * s)
 
 
 def _quantized(x: Tensor) -> Tensor:
-    """Activations as they enter a product, int16."""
-    return (x * _ACTIVATION).round().clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int16)
+    """Activations as they enter a product: integers within int16, not yet of that type."""
+    return _rounded(x, _ACTIVATION, ACTIVATION_LIMIT)
 
 
-def _rounded(x: Tensor, up: Tensor, limit: float) -> Tensor:
+def _rounded(x: Tensor, up: float | Tensor, limit: float) -> Tensor:
     """`x` · up rounded, within ± limit."""
     return (x * up).round().clamp(-limit, limit)
 
 
-def _integers(x: Tensor, up: Tensor, limit: float = 1 << SUM_BITS) -> Tensor:
+def _integers(x: Tensor, up: float | Tensor, limit: float = 1 << SUM_BITS) -> Tensor:
     """`x` · up rounded, int64, within ± limit."""
     return _rounded(x, up, limit).to(torch.int64)
 
 
 def _width(x: Tensor) -> Tensor:
-    return torch.full((), x.shape[-1], dtype=torch.float64, device=x.device)  # a tensor on the device: see `guard` on division
+    return _number(x.shape[-1], x.device, torch.float64)
 
 
 def _root(x: Tensor) -> Tensor:
@@ -215,19 +219,19 @@ def _root(x: Tensor) -> Tensor:
 def _inverse_rms(x: Tensor) -> Tensor:
     """1 / √(mean square + 2^-20) of the rows […, H]; the squares are summed as integers."""
     e = _exponent(x.abs().amax(-1))
-    q = _integers(x, _power(SUM_BITS - e)[..., None])
-    down = _power(e - SUM_BITS).to(torch.float64)
+    q = _integers(x, _inverse_power(e, SUM_BITS)[..., None])
+    down = _power(e, -SUM_BITS).to(torch.float64)
     mean = (q * q).sum(-1).to(torch.float64) * down * down / _width(x)
     root = _root(mean + _EPSILON)
-    return (torch.ones_like(root) / root).to(torch.float32)
+    return (_number(1.0, x.device, torch.float64) / root).to(torch.float32)
 
 
 def _mean_product(a: Tensor, u: Tensor) -> Tensor:
     """Σ a_i u_i / H of the rows, u rounded to activation units; summed as integers."""
     e = _exponent(a.abs().amax(-1))
-    q = _integers(a, _power(SUM_BITS - e)[..., None])
+    q = _integers(a, _inverse_power(e, SUM_BITS)[..., None])
     total = (q * _quantized(u).to(torch.int64)).sum(-1)
-    down = _power(e - SUM_BITS - ACTIVATION_BITS).to(torch.float64)
+    down = _power(e, -SUM_BITS - ACTIVATION_BITS).to(torch.float64)
     return (total.to(torch.float64) * down / _width(a)).to(torch.float32)
 
 
@@ -248,24 +252,24 @@ def product_peak(raw: Tensor, scale: float) -> Tensor:
 
 def scatter(gradient: Tensor, tokens: Tensor, dx: Tensor, bound: float) -> None:
     """`gradient[token]` = Σ dx over the rows with that token; gradient [m, H] is overwritten. bound: of all |dx|."""
-    e = _exponent(_number(bound, dx))
+    e = _exponent(_bound(bound, dx))
     total = torch.zeros(gradient.shape, dtype=torch.int64, device=gradient.device)
-    total.index_add_(0, tokens, _integers(dx, _power(SUM_BITS - e)))
-    gradient[:] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
+    total.index_add_(0, tokens, _integers(dx, _inverse_power(e, SUM_BITS)))
+    gradient[:] = total.to(torch.float64) * _power(e, -SUM_BITS).to(torch.float64)
 
 
 def sum_rows(out: Tensor, values: Tensor, bound: float) -> None:
     """`out[0, i]` = Σ values[:, i]. bound: of all magnitudes."""
-    e = _exponent(_number(bound, values))
-    total = _integers(values, _power(SUM_BITS - e)).sum(0)
-    out[0] = total.to(torch.float64) * _power(e - SUM_BITS).to(torch.float64)
+    e = _exponent(_bound(bound, values))
+    total = _integers(values, _inverse_power(e, SUM_BITS)).sum(0)
+    out[0] = total.to(torch.float64) * _power(e, -SUM_BITS).to(torch.float64)
 
 
 def quantize(out: Tensor, scale: Tensor, values: Tensor, bound: float, bits: int) -> None:
     """`out` = values · 2^(bits − e), rounded, and scale [1] = 2^(e − bits), with the least e ≤ 30 so that bound < 2^e."""
-    e = _exponent(_number(bound, values)).clamp(max=LARGEST_EXPONENT)
-    out[:] = _rounded(values, _power(bits - e), 1 << bits).to(torch.int16)
-    scale[:] = _power(e - bits).to(torch.float64)
+    e = _exponent(_bound(bound, values)).clamp(max=LARGEST_EXPONENT)
+    out[:] = _rounded(values, _inverse_power(e, bits), 1 << bits)
+    scale[:] = _power(e, -bits)
 
 
 def norm_taps(operand: Tensor, u: Tensor, r: Tensor, units: Tensor, x: Tensor, first: int, taps: int, streams: int) -> None:
@@ -273,11 +277,10 @@ def norm_taps(operand: Tensor, u: Tensor, r: Tensor, units: Tensor, x: Tensor, f
     rows, width = x.shape
     begin = (taps - 1) * streams + first
     r[:] = _inverse_rms(x)
-    u[:] = x * r[:, None]
+    torch.mul(x, r[:, None], out=u)
     units[begin : begin + rows] = _quantized(u)
-    for tap in range(taps):
-        earlier = begin - tap * streams
-        operand[:, tap * width : (tap + 1) * width] = units[earlier : earlier + rows]
+    beside = units[first:].as_strided((rows, taps, width), (width, streams * width, 1))  # the oldest first
+    _split(operand, -1, taps, -1)[:] = beside.flip(1)
 
 
 def norm_taps_backward(dx: Tensor, raw: Tensor, scale: float, u: Tensor, r: Tensor, taps: int, streams: int) -> None:
@@ -305,7 +308,7 @@ def integer_logits(out: Any, raw: Tensor, scale: float) -> None:
 
 def relu_squared(out: Tensor, z: Tensor, raw: Tensor, scale: float) -> None:
     """`z` = raw · scale; out = max(z, 0)² / 2, rounded for a product."""
-    z[:] = _value(raw, scale)
+    z[:] = raw * scale
     positive = _positive(z)
     out[:] = _quantized(positive * positive * 0.5)
 
@@ -313,7 +316,7 @@ def relu_squared(out: Tensor, z: Tensor, raw: Tensor, scale: float) -> None:
 def relu_squared_backward(dz: Tensor, raw: Tensor, scale: float, z: Tensor) -> None:
     """The gradient dz = d · max(z, 0), d = raw · scale; 0 where the output was clipped."""
     positive = _positive(z)
-    dz[:] = _value(raw, scale) * torch.where(positive * positive * 0.5 < _CLIPPED, positive, torch.zeros_like(positive))
+    dz[:] = _value(raw, scale) * torch.where(positive * positive * 0.5 < _CLIPPED, positive, 0.0)
 
 
 def gated_scan(
@@ -336,7 +339,7 @@ def gated_scan(
     keep[:] = _sigmoid(value[:, :width] + bias)
     candidate[:] = value[:, width : 2 * width]
     gate[:] = value[:, 2 * width :]
-    taken = (torch.ones_like(keep) - keep) * candidate
+    taken = (1.0 - keep) * candidate
     for row in range(0, rows, streams):
         here, part = first + row, slice(row, row + streams)
         new = keep[part] * h[here : here + streams] + taken[part]
@@ -439,7 +442,7 @@ def attend(
     value = _value(raw, scale)
     lines = _split(value[:, : 2 * width], -1, 2 * heads, -1)  # q's heads, then k's
     r[:] = _inverse_rms(lines)
-    u[:] = (lines * r[..., None]).flatten(1)
+    torch.mul(lines, r[..., None], out=_split(u, -1, 2 * heads, -1))
     queries[:] = _quantized(u[:, :width])
     place = slice(context + begin, context + begin + positions)
     keys[:, place] = _split(_quantized(u[:, width:]), 0, -1, streams).transpose(0, 1)
@@ -469,9 +472,9 @@ def attend_backward(
     (rows, width), heads = raw.shape, len(dbias)
     known = 0, context + rows // streams, heads
     value = _value(raw, scale)
-    e = _exponent(_number(bound, raw))
-    pair_down = _power(e - GRADIENT_BITS - ACTIVATION_BITS).to(torch.float64)
-    d = _by_stream(_integers(value, _power(GRADIENT_BITS - e), 1 << GRADIENT_BITS), streams, heads)
+    e = _exponent(_bound(bound, raw))
+    pair_down = _power(e, -GRADIENT_BITS - ACTIVATION_BITS).to(torch.float64)
+    d = _by_stream(_rounded(value, _inverse_power(e, GRADIENT_BITS), 1 << GRADIENT_BITS), streams, heads)
     weight = _split(weights, 0, -1, streams).permute(1, 2, 0, 3).flip(-1)  # [B, A, t, C + 1], the oldest first
     share = weight.to(torch.float32) / weight.sum(-1, keepdim=True).to(torch.float32)
     p = (share * float(1 << _WEIGHT_BITS)).round()
@@ -479,12 +482,12 @@ def attend_backward(
     mixed = (p.to(torch.int64) * pairs.to(torch.int64)).sum(-1, keepdim=True)
     mean = (mixed.to(torch.float64) * (pair_down * 2.0**-_WEIGHT_BITS)).to(torch.float32)
     ds = share * ((pairs * pair_down).to(torch.float32) - mean)
-    steps = _integers(ds, _number(1 << _BIAS_BITS, raw), _BIAS_LIMIT)
+    steps = _integers(ds, 1 << _BIAS_BITS, _BIAS_LIMIT)
     dbias[:] = steps.sum((0, 2)).flip(1).to(torch.float64) * 2.0**-_BIAS_BITS
 
     e = _exponent(torch.maximum(ds.amax((2, 3), keepdim=True), -ds.amin((2, 3), keepdim=True)))  # [B, A, 1, 1]
-    q = _skewed(_rounded(ds, _power(_SCORE_BITS - e), 1 << _SCORE_BITS))
-    down = _power(e - _SCORE_BITS - ACTIVATION_BITS).to(torch.float64)
+    q = _skewed(_rounded(ds, _inverse_power(e, _SCORE_BITS), 1 << _SCORE_BITS))
+    down = _power(e, -_SCORE_BITS - ACTIVATION_BITS).to(torch.float64)
     dq = batched(q, _seen_by(keys, *known))
     dk = batched(q[..., context:].transpose(2, 3), _by_stream(queries, streams, heads))
     for part, sums in enumerate((dq, dk)):
@@ -494,7 +497,7 @@ def attend_backward(
         back = (line - unit * _mean_product(line, unit)[..., None]) * inverse[..., None]
         dz[:, part * width : (part + 1) * width] = _by_row(back)
     dv = batched(_skewed(p)[..., context:].transpose(2, 3), d)
-    down = _power(_exponent(peak(value)) - GRADIENT_BITS - _WEIGHT_BITS)
+    down = _power(_exponent(peak(value)), -GRADIENT_BITS - _WEIGHT_BITS)
     dz[:, 2 * width :] = _by_row((dv + 0.0).to(torch.float32) * down)
 
 

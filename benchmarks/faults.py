@@ -46,11 +46,14 @@ def kill(cluster: Cluster, name: str) -> None:
 
 
 def keep_received(cluster: Cluster, identifier: str, copy: Path) -> None:
-    """Hold on to what Bob receives: he deletes his name of the file in the end."""
+    """Hold on to what Bob receives: he deletes his name of the file in the end. Raises `TimeoutError` if there is none."""
     place = cluster.directory / "bob" / "transmissions" / identifier / "received"
-    while not place.exists():
+    for _ in range(6000):
+        with contextlib.suppress(FileNotFoundError):
+            os.link(place, copy)
+            return
         time.sleep(0.01)
-    os.link(place, copy)
+    raise TimeoutError(f"{place} is not there: nothing was received in a minute, or all was")
 
 
 def z_digest(received: Path) -> tuple[str, int]:

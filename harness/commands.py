@@ -255,7 +255,7 @@ def bench_codes(codes: str | None, *, as_json: bool) -> list[str]:
     from shared.code.models import PRESETS
     from shared.code.spec import NETWORKS
 
-    chosen = list(PRESETS) if codes is None else names_in(codes)
+    chosen = [name for name, one in PRESETS.items() if not one.heavy] if codes is None else names_in(codes)
     for code in chosen:
         name, _, variant = code.partition(":")
         if name not in PRESETS:

@@ -56,7 +56,7 @@ def compute(only: Collection[str] | None = None) -> dict[str, Any]:
     for name in PRESETS:
         network = isinstance(preset(name).model, NETWORKS)
         slow = network or isinstance(preset(name).model, EnsembleModel)
-        for size in _NETWORK_SIZES if network else _SIZES:
+        for size in (256,) if PRESETS[name].heavy else _NETWORK_SIZES if network else _SIZES:
             if only is not None and f"{name} m={size}" not in only:
                 continue
             spec = preset(name, BytesVocabulary() if size == 256 else IdsVocabulary(size=size))

@@ -521,8 +521,8 @@ def warm() -> None:
     """Compile or load what presets need, in both directions."""
     wanted = os.environ.get("CODELENGTH_WARM")
     for name in PRESETS if wanted is None else wanted.split(",") if wanted else []:
-        if PRESETS[name].local:
-            continue  # compiled or read at its first use: an error of it must not keep a service from starting
+        if PRESETS[name].local or PRESETS[name].heavy:
+            continue  # compiled or read at its first use: an error of it must not keep a service from starting, nor its work
         spec = preset(name, IdsVocabulary(size=300))
         ready_for(spec)
         tokens = np.arange(300, dtype=np.uint32)

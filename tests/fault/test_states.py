@@ -9,7 +9,7 @@ from benchmarks.faults import end, keep_received
 from tests.faulty import NOISE, PACE, at, begin, children, in_state, ledger, same_z, settled, until, z_of
 
 
-def queued(pair, alice, who):
+def queued(pair, alice, who, copy):
     """Another one, paused, has Alice's worker."""
     ahead = begin(alice)
     at(pair.bob, ahead, 4096)
@@ -23,8 +23,10 @@ def queued(pair, alice, who):
 
 
 def running(tokens):
-    def reach(pair, alice, who):
+    def reach(pair, alice, who, copy):
         identifier = begin(alice)
+        at(pair.bob, identifier, 1)
+        keep_received(pair, identifier, copy)  # here: Bob may have all that he needs to end without Alice
         at(pair.bob, identifier, tokens)
         end(pair, who)
         return identifier
@@ -32,7 +34,7 @@ def running(tokens):
     return reach
 
 
-def paused(pair, alice, who):
+def paused(pair, alice, who, copy):
     identifier = begin(alice)
     at(pair.bob, identifier, 100_000)
     alice.post(f"/transmissions/{identifier}/pause")
@@ -45,7 +47,7 @@ def paused(pair, alice, who):
     return identifier
 
 
-def interrupted(pair, alice, who):
+def interrupted(pair, alice, who, copy):
     """The other one is away already."""
     other = "bob" if who == "alice" else "alice"
     identifier = begin(alice)
@@ -66,7 +68,7 @@ def all_sent(pair, alice):
     return identifier, handle
 
 
-def ended(pair, alice, who):
+def ended(pair, alice, who, copy):
     identifier, worker = all_sent(pair, alice)
     until(lambda: True if alice.get(f"/transmissions/{identifier}").json()["wire"]["sent"]["z_bytes"] == len(z_of()) else None)
     end(pair, who)
@@ -75,7 +77,7 @@ def ended(pair, alice, who):
     return identifier
 
 
-def done_is_not_recorded(pair, alice, who):
+def done_is_not_recorded(pair, alice, who, copy):
     """Bob has verified it and said so; Alice, who stands still, has not heard it."""
     identifier, worker = all_sent(pair, alice)
     until(lambda: True if alice.get(f"/transmissions/{identifier}").json()["wire"]["sent"]["z_bytes"] == len(z_of()) else None)
@@ -111,16 +113,17 @@ SHORT = {("before DONE is recorded", "alice")}
 )
 def test_killed_in_any_state(pair, alice, tap, tmp_path, state, who):
     tap.channel(PACE)
-    identifier = STATES[state](pair, alice, who)
+    copy = tmp_path / "z"
+    identifier = STATES[state](pair, alice, who, copy)
     received = pair.directory / "bob" / "transmissions" / identifier / "received"
     tap.channel()
     for name in ("bob", "alice"):
         if pair.process(name).poll() is not None:
             pair.start(name)
-    if state != "before DONE is recorded":  # then Bob has deleted it
-        keep_received(pair, identifier, tmp_path / "z")
+    if not copy.exists() and state != "before DONE is recorded":  # then Bob has deleted it
+        keep_received(pair, identifier, copy)
     ledger(pair, identifier, tmp_path)
-    if (tmp_path / "z").exists():
-        assert same_z(tmp_path / "z")
+    if copy.exists():
+        assert same_z(copy)
     assert not received.exists()
     assert settled(pair.alice, identifier)["z_bits"] == settled(pair.bob, identifier)["z_bits"]

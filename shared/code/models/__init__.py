@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from shared.code.errors import UnknownPresetError
 from shared.code.ranks import ALONE, Ranks
 from shared.code.spec import (
+    Adam,
     BytesVocabulary,
     CodeSpec,
     EnsembleModel,
@@ -17,6 +18,7 @@ from shared.code.spec import (
     PluginModel,
     PretrainedModel,
     RecurrentModel,
+    Tables,
     Training,
     TransformerModel,
     UniformModel,
@@ -30,13 +32,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A model with a name that people can type, and what it is in one line. vocabulary: where none is given."""
+    """A model with a name that people can type, and what it is in one line. vocabulary: where none is given.
+
+    heavy: so much to compute that nothing does it unasked.
+    """
 
     name: str
     summary: str
     model: Model
+    block_tokens: int = 65_536
     segment_tokens: int = 4096
     streams: int = 1
+    heavy: bool = False
     numerics: Literal["exact", "native"] = "exact"
     vocabulary: Vocabulary = field(default_factory=BytesVocabulary)
     training: Training = field(default_factory=OnlineTraining)
@@ -85,6 +92,16 @@ PRESETS: dict[str, Preset] = {
             segment_tokens=32,
             streams=16,
         ),
+        Preset(
+            name="transformer-large",
+            summary="27 million weights and n-gram logit tables, for a GPU, trained online, exact",
+            model=TransformerModel(layers=6, width=512, hidden=1024, taps=4, context=128, tables=Tables(bits=18)),
+            training=OnlineTraining(optimizer=Adam(rate=500)),
+            block_tokens=131_072,
+            segment_tokens=16,
+            streams=64,
+            heavy=True,
+        ),
     )
 }
 
@@ -98,6 +115,7 @@ def preset(name: str, vocabulary: Vocabulary | None = None) -> CodeSpec:
         vocabulary=vocabulary or found.vocabulary,
         model=found.model,
         training=found.training,
+        block_tokens=found.block_tokens,
         segment_tokens=found.segment_tokens,
         streams=found.streams,
         numerics=found.numerics,

@@ -38,6 +38,7 @@ from harness.commands import (
     Wire,
     bench_codes,
     changed,
+    check_ranks,
     check_regime,
     chosen_code,
     chosen_presets,
@@ -121,6 +122,7 @@ def transmit(
     use_own(plugin, pretrained, as_json=as_json)
     code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
+    check_ranks(ranks, chosen, private=alice is None, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
         dataset = post(client, file, given, as_json=as_json)

@@ -236,6 +236,7 @@ class Client:
             "regime": sent["regime"],
             "corpus": sent["corpus"],
             "steps": sent["steps"],
+            "ranks": {"alice": sent["ranks"], "bob": received and received["ranks"]},
             "f_bits": sent["f_bits"],
             "nll_bits": sent["nll_bits"],
             "z_bits": sent["z_bits"],

@@ -302,6 +302,26 @@ def start_cluster(
         fail(UNAVAILABLE, str(error), as_json=as_json)
 
 
+def check_ranks(ranks: str | None, code: str | dict[str, Any], *, private: bool, as_json: bool) -> None:
+    """End the command where so many ranks cannot compute the code; what auto will choose is not known, its record tells."""
+    if ranks is None:
+        return
+    if not private:
+        fail(USAGE, "--ranks is for private services; running ones are told by CODELENGTH_RANKS", as_json=as_json)
+    numbers = _ranks(ranks, as_json=as_json)
+    if code == "auto":
+        return
+    from shared.service.errors import RanksError
+    from shared.service.kernels import require_ranks
+
+    spec = spec_of(code, as_json=as_json)
+    for own in numbers.values():
+        try:
+            require_ranks(spec, int(own["CODELENGTH_RANKS"]))
+        except RanksError as error:
+            fail(USAGE, f"--ranks {ranks}: {error}", as_json=as_json, slug=error.slug)
+
+
 def _ranks(ranks: str | None, *, as_json: bool) -> dict[str, dict[str, str]]:
     """What `--ranks` says, as the variables of both services; ends the command where it says nothing that can be done."""
     if ranks is None:
@@ -349,8 +369,6 @@ def open_client(
 
     if (alice is None) != (bob is None):
         fail(USAGE, "--alice and --bob come together", as_json=as_json)
-    if ranks is not None and alice is not None:
-        fail(USAGE, "--ranks is for private services; running ones are told by CODELENGTH_RANKS", as_json=as_json)
     try:
         if alice is not None and bob is not None:
             deadline = time.monotonic() + 180

@@ -109,6 +109,12 @@ def test_codes(urls):
         (["transmit", "README.md", "--ranks", "0"], "from 1 to 64"),
         (["transmit", "README.md", "--ranks", "1,2,3"], "from 1 to 64"),
         (["transmit", "README.md", "--ranks", "2", "--alice", "http://x", "--bob", "http://x"], "CODELENGTH_RANKS"),
+        (
+            ["transmit", "README.md", "--ranks", "1,3", "--code", "recurrent"],
+            "cannot share 16 streams evenly; 1, 2, 4, 8 or 16 can",
+        ),
+        (["transmit", "README.md", "--ranks", "2"], "one process computes this code"),
+        (["transmit", "README.md", "--ranks", "2", "--code", "recurrent", "--set", "numerics=native"], "one process computes"),
         (["transmit", "README.md", "--code", "auto", "--set", "training.replay.passes=1"], "yet to choose"),
         (["transmit", "README.md", "--plugin", "README.md"], "line "),
         (["serve", "eve"], "eve"),

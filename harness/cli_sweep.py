@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from harness import terminal
-from harness.commands import AsJson, prepare
+from harness.commands import AsJson, Plugin, Pretrained, prepare, use_own
 from harness.terminal import FAILED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def sweep(
         str | None, typer.Option(help="Draw it against size, k or compute.", show_default="what the trials vary in")
     ] = None,
     as_json: AsJson = False,
+    plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Transmit every dataset with every code, seed and k of GRID.
 
@@ -56,6 +58,7 @@ def sweep(
     if plot is not None and (plot.suffix not in (".png", ".svg") or not plot.absolute().parent.is_dir()):
         die(USAGE, f"{plot}: a plot ends in .png or .svg, and its directory is there")
     prepare()
+    use_own(plugin, pretrained, as_json=as_json)
     from harness.cluster import StartError
     from harness.sweep.grid import Grid, GridError, trials
     from harness.sweep.table import Table, TableError

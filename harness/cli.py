@@ -25,6 +25,8 @@ from harness.commands import (
     CodeOrAuto,
     Column,
     Corpus,
+    FileTokenizer,
+    FileTokenizers,
     Form,
     Given,
     MaxMemory,
@@ -305,6 +307,7 @@ def compress(
         int | None, typer.Option(min=0, help="Segments of the corpus to train on, k.", show_default="all of it once")
     ] = None,
     regime: Regime = None,
+    tokenizer: FileTokenizer = None,
     output: Output = None,
     to_stdout: ToStdout = False,
     force: Force = False,
@@ -327,10 +330,11 @@ def compress(
     code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     prepare()
-    which = filing.Coding.chosen(code, chosen, corpus, steps, regime, as_json=as_json)
+    tokenizers = readable([] if tokenizer is None else [tokenizer], as_json=as_json)
+    which = filing.Coding.chosen(code, chosen, corpus, steps, regime, tokenizer, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    with filing.corpora([] if corpus is None else [corpus], again=len(names) > 1 or remove) as held:
-        work = partial(filing.compress, coding=which, corpora=held, manners=manners, quiet=quiet)
+    with filing.assets([] if corpus is None else [corpus], tokenizers, again=len(names) > 1 or remove) as held:
+        work = partial(filing.compress, coding=which, assets=held, manners=manners, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
@@ -348,6 +352,7 @@ def decompress(
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
+    tokenizer: FileTokenizers = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
     pretrained: Pretrained = None,
@@ -366,9 +371,9 @@ def decompress(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
+    with filing.assets(readable(corpus, as_json=as_json), readable(tokenizer, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
-        work = partial(filing.decompress, corpora=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
+        work = partial(filing.decompress, assets=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
@@ -380,6 +385,7 @@ def verify(
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
+    tokenizer: FileTokenizers = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
     pretrained: Pretrained = None,
@@ -391,14 +397,14 @@ def verify(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     names = names or ["-"]
-    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
+    with filing.assets(readable(corpus, as_json=as_json), readable(tokenizer, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
-        work = partial(filing.test, corpora=held, limits=limits, quiet=quiet)
+        work = partial(filing.test, assets=held, limits=limits, quiet=quiet)
         results, status = filing.each(names, work, as_json=as_json)
     if not (as_json or quiet):
         for result in results:
             if "error" not in result:
-                size = sum(one["bytes"] for one in result["transmissions"])
+                size = sum(map(filing.data_bytes, result["transmissions"]))
                 emit(f"{result['file']}: verified, {terminal.octets(size)}")
     raise typer.Exit(status)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.client import Client, RequestError
     from harness.cluster import Cluster
     from harness.simulation import Simulation
+    from shared.code import spec as specs
     from shared.code.spec import CodeSpec
 
 
@@ -83,6 +84,14 @@ Tokenizer = Annotated[
     typer.Option(
         metavar="tokenizer.json", help="Send FILE's tokens by this tokenizer, which both sides hold; f is charged for it."
     ),
+]
+FileTokenizer = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", metavar="tokenizer.json", help="Code this tokenizer's tokens; who decompresses needs it too."),
+]
+FileTokenizers = Annotated[
+    list[Path] | None,
+    typer.Option("--tokenizer", metavar="tokenizer.json", help="What made the files' tokens; may be given several times."),
 ]
 Corpus = Annotated[
     Path | None,
@@ -270,14 +279,14 @@ def presets_of(*codes: str | dict[str, Any]) -> str | None:
     return None if "auto" in codes else ",".join(code for code in codes if isinstance(code, str))
 
 
-def spec_of(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
-    """The spec of a preset or of the fields of one; ends the command where it is none."""
+def spec_of(code: str | dict[str, Any], vocabulary: "specs.Vocabulary | None" = None, *, as_json: bool) -> "CodeSpec":
+    """The spec of a preset over a vocabulary, or of the fields of one; ends the command where it is none."""
     from shared.channel.errors import describe
     from shared.code.errors import InputError
     from shared.code.models import spec_of
 
     try:
-        return spec_of(code)
+        return spec_of(code, vocabulary)
     except InputError as error:
         fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
 

@@ -218,6 +218,7 @@ def bench(
     again: Annotated[bool, typer.Option("--again", help="Measure anew what OUT already has.")] = False,
     out: Annotated[Path, typer.Option(help="Where LABEL.json, LABEL.md and LABEL.svg are written.")] = Path("bench"),
     label: Annotated[str | None, typer.Option(help="The name of the results; the directory's if not given.")] = None,
+    tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure codes and other compressors over a directory.
@@ -245,7 +246,9 @@ def bench(
             terminal.say(f"not installed: {name}")
         name = label or data.resolve().name
         found = benching.files(data, None if files is None else names_in(files))
-        with benching.Bench(out / f"{name}.json", terminal.say) as run:
+        if tokenizer is not None:
+            must_be_readable(tokenizer, as_json=as_json)
+        with benching.Bench(out / f"{name}.json", terminal.say, tokenizer) as run:
             run.run(found, chosen, rivals, rounds, again=again)
             results = run.document["results"]
     except (benching.BenchError, others.PeerError) as error:

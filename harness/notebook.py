@@ -116,6 +116,7 @@ def transmit(
     code: str | dict[str, Any] = "ngram",
     *,
     vocabulary_size: int | None = None,
+    tokenizer: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     pretrained: Sequence[str | Path] = (),
     alice: str | None = None,
@@ -125,13 +126,14 @@ def transmit(
 
     data: octets; a string, sent as UTF-8; a Path, whose file is sent; or token ids as a sequence, a NumPy array or a torch tensor
     of integers [n], then vocabulary_size is m, by default one more than the largest. code: a preset's name, or a specification.
+    tokenizer: the file of one whose tokens are to be sent for octets; f is charged for it.
     plugins, pretrained: files of predictors of your own and directories of pretrained models, whose codes may be named; the
     services that load them start at the first call with these, and anew once they have changed.
     Raises `RequestError` for what a service refuses, `TransmissionError` where it is not verified, `ValueError` for other data,
     `StartError` where the services do not come up, a plugin's error in its text.
     """
     client = _client(alice, bob, plugins, pretrained)
-    return _one(client, _post(client, data, vocabulary_size), code)
+    return _one(client, _post(client, data, vocabulary_size, tokenizer), code)
 
 
 def compare(
@@ -139,6 +141,7 @@ def compare(
     codes: Sequence[str] | None = None,
     *,
     vocabulary_size: int | None = None,
+    tokenizer: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     pretrained: Sequence[str | Path] = (),
     alice: str | None = None,
@@ -148,7 +151,7 @@ def compare(
     from harness.reporting.gather import Report, add_from_services
 
     client = _client(alice, bob, plugins, pretrained)
-    dataset = _post(client, data, vocabulary_size)
+    dataset = _post(client, data, vocabulary_size, tokenizer)
     names = [one["name"] for one in client.codes()] if codes is None else list(dict.fromkeys(codes))
     if not names:
         raise ValueError("compare needs at least one code")
@@ -185,18 +188,21 @@ def _one(client: "Client", dataset: str, code: str | dict[str, Any]) -> Result:
     )
 
 
-def _post(client: "Client", data: "Data", vocabulary_size: int | None) -> str:
+def _post(client: "Client", data: "Data", vocabulary_size: int | None, tokenizer: str | Path | None) -> str:
     """The id of the dataset at Alice."""
     import numpy as np
 
+    if tokenizer is not None and not isinstance(data, Path | str | bytes | bytearray | memoryview):
+        raise ValueError("a tokenizer is for octets, a text or a file")
+    held = None if tokenizer is None else client.post_tokenizer(Path(tokenizer))["id"]
     if isinstance(data, Path):
-        return str(client.post_file(data)["id"])
+        return str(client.post_file(data, tokenizer=held)["id"])
     if isinstance(data, str):
         data = data.encode()
     if isinstance(data, bytes | bytearray | memoryview):
         if vocabulary_size is not None:
             raise ValueError("octets have a vocabulary of 256; give token ids as a sequence or an array")
-        return str(client.post_octets(bytes(data), "data")["id"])
+        return str(client.post_octets(bytes(data), "data", held)["id"])
     tokens = np.asarray(data)  # torch tensors give themselves as arrays
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
         raise ValueError(f"token ids are integers in one dimension, not {tokens.dtype} in {tokens.ndim}")

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness.client import Client, Urls
 from harness.cluster import Cluster, StartError
 from harness.sweep.grid import Trial
-from harness.sweep.pairs import Given, Order, PairLostError, Progress, TrialError, Where, perform, runtime_at
+from harness.sweep.pairs import Order, PairLostError, Progress, TrialError, Where, perform, runtime_at
 from shared.service.kernels import prepare_kernel_cache
 
 _LOOK_SECONDS: Final = 0.5
@@ -100,14 +100,13 @@ class AliceSide(_Side):
         """Alice's node and her runtime. Raises `StartError`."""
         return _node(), runtime_at(self._cluster.alice, "Alice")
 
-    def run(self, order: Order, dataset: Octets, corpus: Octets | None) -> tuple[str, Any]:
-        """One trial: `done` and its result, or `lost` or `failed` and why."""
+    def run(self, order: Order, *data: Octets) -> tuple[str, Any]:
+        """One trial: `done` and its result, or `lost` or `failed` and why. data: what the order's files hold."""
         self._tokens = 0
         try:
-            here = replace(order, dataset=self._placed(order.dataset, dataset))
-            if order.corpus is not None and corpus is not None:
-                here = replace(here, corpus=self._placed(order.corpus, corpus))
-            return "done", perform(self._client, here, self._progress)
+            for path, octets in zip(order.files, data, strict=True):
+                octets.tofile(self._data / path.name)
+            return "done", perform(self._client, order.at(self._data), self._progress)
         except PairLostError as error:
             return "lost", str(error)
         except TrialError as error:
@@ -124,11 +123,6 @@ class AliceSide(_Side):
     def _progress(self, tokens: int) -> None:
         self._tokens = tokens
 
-    def _placed(self, given: Given, data: Octets) -> Given:
-        path = self._data / given.sha256
-        data.tofile(path)
-        return replace(given, path=path)
-
 
 def _node() -> str:
     import ray
@@ -141,7 +135,7 @@ class RayCluster:
     """A connection to a Ray cluster, or to one that is started here and ends with us."""
 
     def __init__(self) -> None:
-        self._references: dict[str, Any] = {}
+        self._references: dict[Path, Any] = {}
         self._lock = threading.Lock()
 
     @property
@@ -151,14 +145,14 @@ class RayCluster:
 
         return max(1, int(ray.cluster_resources().get("CPU", 0)) // 2)
 
-    def reference(self, given: Given) -> Any:
-        """The data in the object store, put there at the first time of asking."""
+    def reference(self, path: Path) -> Any:
+        """A file in the object store, put there at the first time of asking."""
         import ray
 
         with self._lock:
-            if given.sha256 not in self._references:
-                self._references[given.sha256] = ray.put(np.fromfile(given.path, dtype=np.uint8))
-            return self._references[given.sha256]
+            if path not in self._references:
+                self._references[path] = ray.put(np.fromfile(path, dtype=np.uint8))
+            return self._references[path]
 
     def open_pair(self, warm: list[str]) -> "RayPair":
         """A pair, once the cluster has room for one. Raises `StartError`."""
@@ -211,8 +205,7 @@ class RayPair:
 
         order = Order.of(trial)
         try:
-            corpus = None if order.corpus is None else self._cluster.reference(order.corpus)
-            made = self._alice.run.remote(order, self._cluster.reference(order.dataset), corpus)
+            made = self._alice.run.remote(order, *map(self._cluster.reference, order.files))
             while not self._ray.wait([made], timeout=_LOOK_SECONDS)[0]:
                 progress(self._ray.get(self._alice.tokens.remote()))
             kind, found = self._ray.get(made)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import byte_level_tokenizer
+
 pytest.importorskip("ray")
 pytestmark = pytest.mark.long
 
@@ -85,12 +87,13 @@ def test_killed_half_way_it_leaves_nothing_behind_and_goes_on(place):
 
 def test_alice_and_bob_on_two_nodes(place):
     ray_cluster = pytest.importorskip("ray.cluster_utils")
+    (place / "t.json").write_text(byte_level_tokenizer((place / "d.txt").read_text(), 270).to_str())
     cluster = ray_cluster.Cluster()
     try:
         cluster.add_node(num_cpus=1)
         cluster.add_node(num_cpus=1, env_vars={"CODELENGTH_WORKER_THREADS": "2"})  # something for the runtimes to differ in
         done = subprocess.run(
-            [*COMMAND, "--address", cluster.address, "--json"],
+            [*COMMAND, "--address", cluster.address, "--json", "--tokenizer", "t.json"],
             cwd=place,
             env={**os.environ, "RAY_ADDRESS": ""},
             capture_output=True,
@@ -104,6 +107,7 @@ def test_alice_and_bob_on_two_nodes(place):
     found = json.loads(done.stdout)["trials"]
     assert {row["state"] for row in found} == {"verified"}
     assert "order-one" in {row["code"] for row in found}
+    assert all(row["octets"] > row["tokens"] for row in found)
     assert all(row["node_alice"] != row["node_bob"] for row in found)
     assert {row["runtimes_differ"][:8] for row in found} == {"threads:"}
     assert all(row["wire_bytes_alice_to_bob"] == row["witness_bytes_alice_to_bob"] for row in found)

@@ -192,7 +192,7 @@ def compare(
         results = [transmit_dataset(client, dataset["id"], name, as_json=as_json) for name in names]
     others = comparison.others(file)
     prepare()
-    sizes = {name: comparison.stored_bytes(file, name) for name in names} if given.octets else {}
+    sizes = {name: comparison.stored_bytes(file, name, tokenizer) for name in names} if form == "octets" else {}
     if as_json:
         emit_json(comparison.as_json(results, sizes, others))
     else:

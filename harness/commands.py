@@ -424,11 +424,6 @@ class Given:
                 die("--tokenizer is for octets, and says itself what m is; leave out --form and -m")
         return cls(form, vocabulary_size, column, tokenizer)
 
-    @property
-    def octets(self) -> bool:
-        """Whether D is the file's octets."""
-        return self.form == "octets" and self.tokenizer is None
-
 
 def post(client: "Client", file: Path, given: Given, *, as_corpus: bool = False, as_json: bool) -> dict[str, Any]:
     """Give Alice a dataset, or both sides a corpus; before it both get the tokenizer, if there is one."""

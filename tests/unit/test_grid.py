@@ -103,9 +103,8 @@ def test_octets_by_a_tokenizer(data):
     assert [one.dataset.tokens for one in tokens[::2]] == [5, read_octets(loaded, io.BytesIO(content), io.BytesIO()).read.tokens]
     assert tokens[1].corpus.tokenizer == tokens[1].dataset.tokenizer
     assert tokens[1].corpus.sha256 != plain[1].corpus.sha256
-    (data / "plain.toml").write_text(
-        'datasets = ["d.txt", {path = "ids.npy", form = "npy", vocabulary_size = 300}]\ncodes = ["ngram"]'
-    )
+    (data / "ids.json").write_text('{"vocabulary_size": 9, "tokens": [1, 2]}')
+    (data / "plain.toml").write_text('datasets = ["d.txt", {path = "ids.json", form = "json"}]\ncodes = ["ngram"]')
     both = trials(Grid.read(data / "plain.toml").by(data / "t.json"), data, data / "held")
     assert [one.spec.tokenizer for one in both] == [tokenizer, None]
 

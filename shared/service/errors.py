@@ -126,7 +126,7 @@ class RanksError(ServiceError):
 
     def __str__(self) -> str:
         if self.streams is None:
-            return f"{self.ranks} ranks: only a network with exact numerics has streams to share; one process computes this code"
+            return f"{self.ranks} ranks have nothing to share: only networks with exact numerics have streams for them"
         *others, most = [str(ranks) for ranks in range(1, MAX_RANKS + 1) if self.streams % ranks == 0]
         would_do = f"{', '.join(others)} or {most}" if others else most
         return f"{self.ranks} ranks cannot share {self.streams} streams evenly; {would_do} can"

@@ -262,6 +262,7 @@ class Sending:
             await self._finish_figures(worker)
             return self._checked(answer)
         assert isinstance(answer, Accept)
+        self._recorder.computing(spec, self._held.settings.ranks)
         record.notes += [note for note in warning(spec, runtime_fingerprint(), answer.runtime) if note not in record.notes]
         if answer.code not in ("", self._safe and SAFE_CODE):
             raise UnexpectedMessageError(f"ACCEPT with {answer.code}", "sending with another code")

@@ -297,6 +297,7 @@ class Receiving:
         directory = self._held.store.transmission_directory(hello.transmission)
         ours = runtime_fingerprint()
         safe = safe_code(hello.safe, spec) if hello.safe else None
+        recorder.computing(spec, self._held.settings.ranks)
         record.notes += [note for note in warning(spec, ours, hello.runtime) if note not in record.notes]
         with _full_disk_told():
             log = await asyncio.to_thread(ReceivedLog, directory / "received")

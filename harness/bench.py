@@ -2,7 +2,8 @@
 
 All competitors take turns over one file, `rounds` times, so that what disturbs the machine disturbs them alike; the fastest turn
 counts. Every measurement is written down at once, and what is written is not measured again: a long run can be made in pieces.
-A code may have a variant, `recurrent:int8`: int8 and float64 name the back end of its products, native is plain float32.
+A code may have a variant, `recurrent:int8`: int8 and float64 name the back end of its products, native is plain float32. With a
+tokenizer it is measured over that one's tokens, as `ngram@tokenizer.json`.
 """
 
 import json
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from harness import peers
-from harness.client import Client, Urls
+from harness.client import Client, RequestError, Urls
 from harness.cluster import Cluster
+from harness.commands import vocabulary_of
 from shared.code.models import preset
 
 VARIANTS: Final = ("int8", "float64", "native")
@@ -57,10 +59,11 @@ def files(data: Path, only: Iterable[str] | None) -> list[Path]:
 
 
 class Bench:
-    """One file of results, `place`, and the services that its measurements need."""
+    """One file of results, `place`, and the services that its measurements need. tokenizer: whose tokens codes get, if any."""
 
-    def __init__(self, place: Path, told: Callable[[str], None]) -> None:
-        self._place, self._told = place, told
+    def __init__(self, place: Path, told: Callable[[str], None], tokenizer: Path | None = None) -> None:
+        self._place, self._told, self._tokenizer = place, told, tokenizer
+        self._made_by = None if tokenizer is None else sha256(tokenizer.read_bytes()).hexdigest()
         self.document: dict[str, Any] = {"results": []}
         if place.exists():
             self.document = json.loads(place.read_text(encoding="utf-8"))
@@ -80,14 +83,19 @@ class Bench:
         host = machine()
         for file in found:
             digest = sha256(file.read_bytes()).hexdigest()
-            names = [*codes, *(peer.name for peer in others)]
-            kept = {one["name"]: one for one in self.document["results"] if one["sha256"] == digest}
+            ours = {code if self._tokenizer is None else f"{code}@{self._tokenizer.name}": code for code in codes}
+            names = [*ours, *(peer.name for peer in others)]
+            kept = {
+                one["name"]
+                for one in self.document["results"]
+                if one["sha256"] == digest and one.get("tokenizer") in (None, self._made_by)
+            }
             wanted = [name for name in names if again or name not in kept]
             best: dict[str, dict[str, Any]] = {}
             for turn in range(rounds):
                 for name in wanted:
                     peer = next((one for one in others if one.name == name), None)
-                    measured = self._peer(peer, file) if peer else self._code(name, file)
+                    measured = self._peer(peer, file) if peer else self._code(ours[name], file)
                     seconds = measured["compress"]["seconds"], measured["decompress"]["seconds"]
                     self._told(f"{file.name}  {name}  {measured['size_bytes']:,} bytes  {seconds[0]:.2f} s  {seconds[1]:.2f} s")
                     best[name] = _better(best.get(name), measured)
@@ -110,12 +118,16 @@ class Bench:
         base, _, variant = name.partition(":")
         client = self._client(variant if variant in ("int8", "float64") else "")
         code: str | dict[str, Any] = base
+        try:
+            dataset = client.post_file(file, tokenizer=self._made_by)
+        except RequestError as error:
+            raise BenchError(f"{file.name}: {error}") from None
         if variant == "native":
-            code = json.loads(preset(base).canonical_bytes()) | {"numerics": "native"}
+            code = json.loads(preset(base).canonical_bytes()) | {"numerics": "native", "vocabulary": vocabulary_of(dataset)}
         if name not in self._warm:  # kernels are compiled and loaded
-            client.transmit(client.post_octets(file.read_bytes()[:1000], "warm")["id"], code)
+            client.transmit(client.post_octets(file.read_bytes()[:1000], "warm", self._made_by)["id"], code)
             self._warm.add(name)
-        result = client.transmit(client.post_file(file)["id"], code)
+        result = client.transmit(dataset["id"], code)
         if result["state"] != "verified":
             raise BenchError(f"{file.name} with {name}: {result['state']}: {(result['error'] or {}).get('detail')}")
         memory, seconds = result["peak_memory_bytes"], result["seconds"]
@@ -129,13 +141,16 @@ class Bench:
             "socket_bytes": result["wire"]["alice_to_bob"]["socket_bytes"],
             "z_bits": result["z_bits"],
             "nll_bits": result["nll_bits"],
+            **({} if self._made_by is None else {"tokenizer": self._made_by}),
         }
 
     def _client(self, products: str) -> Client:
         if products not in self._clients:
             cluster = self._stack.enter_context(Cluster(environment={"CODELENGTH_PRODUCTS": products} if products else None))
             urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
-            self._clients[products] = self._stack.enter_context(Client(urls))
+            self._clients[products] = client = self._stack.enter_context(Client(urls))
+            if self._tokenizer is not None:
+                client.post_tokenizer(self._tokenizer)
         return self._clients[products]
 
 

@@ -25,6 +25,8 @@ from harness.commands import (
     CodeOrAuto,
     Column,
     Corpus,
+    FileTokenizer,
+    FileTokenizers,
     Form,
     Given,
     MaxMemory,
@@ -38,6 +40,7 @@ from harness.commands import (
     Wire,
     bench_codes,
     changed,
+    check_ranks,
     check_regime,
     chosen_code,
     chosen_presets,
@@ -121,6 +124,7 @@ def transmit(
     use_own(plugin, pretrained, as_json=as_json)
     code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
+    check_ranks(ranks, chosen, private=alice is None, as_json=as_json)
     with ExitStack() as stack:
         client = open_client(stack, alice, bob, wire, warm=presets_of(chosen), channel=channel, ranks=ranks, as_json=as_json)
         dataset = post(client, file, given, as_json=as_json)
@@ -188,7 +192,7 @@ def compare(
         results = [transmit_dataset(client, dataset["id"], name, as_json=as_json) for name in names]
     others = comparison.others(file)
     prepare()
-    sizes = {name: comparison.stored_bytes(file, name) for name in names} if given.octets else {}
+    sizes = {name: comparison.stored_bytes(file, name, tokenizer) for name in names} if form == "octets" else {}
     if as_json:
         emit_json(comparison.as_json(results, sizes, others))
     else:
@@ -214,6 +218,7 @@ def bench(
     again: Annotated[bool, typer.Option("--again", help="Measure anew what OUT already has.")] = False,
     out: Annotated[Path, typer.Option(help="Where LABEL.json, LABEL.md and LABEL.svg are written.")] = Path("bench"),
     label: Annotated[str | None, typer.Option(help="The name of the results; the directory's if not given.")] = None,
+    tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure codes and other compressors over a directory.
@@ -241,7 +246,9 @@ def bench(
             terminal.say(f"not installed: {name}")
         name = label or data.resolve().name
         found = benching.files(data, None if files is None else names_in(files))
-        with benching.Bench(out / f"{name}.json", terminal.say) as run:
+        if tokenizer is not None:
+            must_be_readable(tokenizer, as_json=as_json)
+        with benching.Bench(out / f"{name}.json", terminal.say, tokenizer) as run:
             run.run(found, chosen, rivals, rounds, again=again)
             results = run.document["results"]
     except (benching.BenchError, others.PeerError) as error:
@@ -303,6 +310,7 @@ def compress(
         int | None, typer.Option(min=0, help="Segments of the corpus to train on, k.", show_default="all of it once")
     ] = None,
     regime: Regime = None,
+    tokenizer: FileTokenizer = None,
     output: Output = None,
     to_stdout: ToStdout = False,
     force: Force = False,
@@ -325,10 +333,11 @@ def compress(
     code = own_code(context, code, pretrained)
     chosen = changed(chosen_code(code, as_json=as_json), changes, as_json=as_json)
     prepare()
-    which = filing.Coding.chosen(code, chosen, corpus, steps, regime, as_json=as_json)
+    tokenizers = readable([] if tokenizer is None else [tokenizer], as_json=as_json)
+    which = filing.Coding.chosen(code, chosen, corpus, steps, regime, tokenizer, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    with filing.corpora([] if corpus is None else [corpus], again=len(names) > 1 or remove) as held:
-        work = partial(filing.compress, coding=which, corpora=held, manners=manners, quiet=quiet)
+    with filing.assets([] if corpus is None else [corpus], tokenizers, again=len(names) > 1 or remove) as held:
+        work = partial(filing.compress, coding=which, assets=held, manners=manners, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
@@ -346,6 +355,7 @@ def decompress(
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
+    tokenizer: FileTokenizers = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
     pretrained: Pretrained = None,
@@ -364,9 +374,9 @@ def decompress(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     manners = Manners(output=output, to_stdout=to_stdout, force=force, remove=remove)
-    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
+    with filing.assets(readable(corpus, as_json=as_json), readable(tokenizer, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
-        work = partial(filing.decompress, corpora=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
+        work = partial(filing.decompress, assets=held, manners=manners, max_bytes=max_size, limits=limits, quiet=quiet)
         _, status = filing.each(names, work, as_json=as_json)
     raise typer.Exit(status)
 
@@ -378,6 +388,7 @@ def verify(
     max_memory: MaxMemory = _MEMORY,  # type: ignore[assignment]
     max_training: MaxTraining = _TRAINING,  # type: ignore[assignment]
     corpus: Corpora = None,
+    tokenizer: FileTokenizers = None,
     as_json: AsJson = False,
     plugin: Plugin = None,
     pretrained: Pretrained = None,
@@ -389,14 +400,14 @@ def verify(
     prepare()
     use_own(plugin, pretrained, as_json=as_json)
     names = names or ["-"]
-    with filing.corpora(readable(corpus, as_json=as_json), again=len(names) > 1) as held:
+    with filing.assets(readable(corpus, as_json=as_json), readable(tokenizer, as_json=as_json), again=len(names) > 1) as held:
         limits = Limits(model_bytes=max_memory, training_tokens=max_training)
-        work = partial(filing.test, corpora=held, limits=limits, quiet=quiet)
+        work = partial(filing.test, assets=held, limits=limits, quiet=quiet)
         results, status = filing.each(names, work, as_json=as_json)
     if not (as_json or quiet):
         for result in results:
             if "error" not in result:
-                size = sum(one["bytes"] for one in result["transmissions"])
+                size = sum(map(filing.data_bytes, result["transmissions"]))
                 emit(f"{result['file']}: verified, {terminal.octets(size)}")
     raise typer.Exit(status)
 

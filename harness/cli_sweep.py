@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from harness import terminal
-from harness.commands import AsJson, prepare
+from harness.commands import AsJson, Plugin, Pretrained, Tokenizer, must_be_readable, prepare, use_own
 from harness.terminal import FAILED, UNAVAILABLE, USAGE, emit, emit_json, fail
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def sweep(
         str | None, typer.Option(help="Draw it against size, k or compute.", show_default="what the trials vary in")
     ] = None,
     as_json: AsJson = False,
+    tokenizer: Tokenizer = None,
+    plugin: Plugin = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Transmit every dataset with every code, seed and k of GRID.
 
@@ -55,7 +58,10 @@ def sweep(
         die(USAGE, f"there is no axis {against!r}: {', '.join(_AXES)}")
     if plot is not None and (plot.suffix not in (".png", ".svg") or not plot.absolute().parent.is_dir()):
         die(USAGE, f"{plot}: a plot ends in .png or .svg, and its directory is there")
+    if tokenizer is not None:
+        must_be_readable(tokenizer, as_json=as_json)
     prepare()
+    use_own(plugin, pretrained, as_json=as_json)
     from harness.cluster import StartError
     from harness.sweep.grid import Grid, GridError, trials
     from harness.sweep.table import Table, TableError
@@ -63,7 +69,7 @@ def sweep(
     place = output or Path(f"{grid.stem}.sweep")
     rows: list[dict[str, Any]] = []
     try:
-        wanted = Grid.read(grid)
+        wanted = Grid.read(grid) if tokenizer is None else Grid.read(grid).by(tokenizer)
         with Table(place) as table:
             if table.dropped:
                 terminal.say(f"{place}: the last row was cut short when it was written; its trial is made again")

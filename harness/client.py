@@ -59,10 +59,11 @@ class Client:
         found: list[dict[str, Any]] = self._json("GET", f"{self._urls.alice}/codes")["codes"]
         return found
 
-    def post_octets(self, content: bytes | Iterator[bytes], name: str) -> dict[str, Any]:
-        """Give Alice a dataset."""
+    def post_octets(self, content: bytes | Iterator[bytes], name: str, tokenizer: str | None = None) -> dict[str, Any]:
+        """Give Alice a dataset. tokenizer: SHA-256 of one that she holds."""
         headers = {"Content-Type": "application/octet-stream"}
-        return self._json("POST", f"{self._urls.alice}/datasets", params={"name": name}, content=content, headers=headers)
+        query = {"name": name} | ({} if tokenizer is None else {"tokenizer": tokenizer})
+        return self._json("POST", f"{self._urls.alice}/datasets", params=query, content=content, headers=headers)
 
     def post_tokens(self, tokens: list[int], vocabulary_size: int, name: str) -> dict[str, Any]:
         """Give Alice token ids."""
@@ -236,6 +237,7 @@ class Client:
             "regime": sent["regime"],
             "corpus": sent["corpus"],
             "steps": sent["steps"],
+            "ranks": {"alice": sent["ranks"], "bob": received and received["ranks"]},
             "f_bits": sent["f_bits"],
             "nll_bits": sent["nll_bits"],
             "z_bits": sent["z_bits"],

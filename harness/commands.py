@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.client import Client, RequestError
     from harness.cluster import Cluster
     from harness.simulation import Simulation
+    from shared.code import spec as specs
     from shared.code.spec import CodeSpec
 
 
@@ -83,6 +84,14 @@ Tokenizer = Annotated[
     typer.Option(
         metavar="tokenizer.json", help="Send FILE's tokens by this tokenizer, which both sides hold; f is charged for it."
     ),
+]
+FileTokenizer = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", metavar="tokenizer.json", help="Code this tokenizer's tokens; who decompresses needs it too."),
+]
+FileTokenizers = Annotated[
+    list[Path] | None,
+    typer.Option("--tokenizer", metavar="tokenizer.json", help="What made the files' tokens; may be given several times."),
 ]
 Corpus = Annotated[
     Path | None,
@@ -270,14 +279,14 @@ def presets_of(*codes: str | dict[str, Any]) -> str | None:
     return None if "auto" in codes else ",".join(code for code in codes if isinstance(code, str))
 
 
-def spec_of(code: str | dict[str, Any], *, as_json: bool) -> "CodeSpec":
-    """The spec of a preset or of the fields of one; ends the command where it is none."""
+def spec_of(code: str | dict[str, Any], vocabulary: "specs.Vocabulary | None" = None, *, as_json: bool) -> "CodeSpec":
+    """The spec of a preset over a vocabulary, or of the fields of one; ends the command where it is none."""
     from shared.channel.errors import describe
     from shared.code.errors import InputError
     from shared.code.models import spec_of
 
     try:
-        return spec_of(code)
+        return spec_of(code, vocabulary)
     except InputError as error:
         fail(USAGE, str(error), as_json=as_json, slug=describe(error).slug)
 
@@ -300,6 +309,26 @@ def start_cluster(
         return stack.enter_context(Cluster(warm=names, own=own, console_port=console_port))
     except StartError as error:
         fail(UNAVAILABLE, str(error), as_json=as_json)
+
+
+def check_ranks(ranks: str | None, code: str | dict[str, Any], *, private: bool, as_json: bool) -> None:
+    """End the command where so many ranks cannot compute the code; what auto will choose is not known, its record tells."""
+    if ranks is None:
+        return
+    if not private:
+        fail(USAGE, "--ranks is for private services; running ones are told by CODELENGTH_RANKS", as_json=as_json)
+    numbers = _ranks(ranks, as_json=as_json)
+    if code == "auto":
+        return
+    from shared.service.errors import RanksError
+    from shared.service.kernels import require_ranks
+
+    spec = spec_of(code, as_json=as_json)
+    for own in numbers.values():
+        try:
+            require_ranks(spec, int(own["CODELENGTH_RANKS"]))
+        except RanksError as error:
+            fail(USAGE, f"--ranks {ranks}: {error}", as_json=as_json, slug=error.slug)
 
 
 def _ranks(ranks: str | None, *, as_json: bool) -> dict[str, dict[str, str]]:
@@ -349,8 +378,6 @@ def open_client(
 
     if (alice is None) != (bob is None):
         fail(USAGE, "--alice and --bob come together", as_json=as_json)
-    if ranks is not None and alice is not None:
-        fail(USAGE, "--ranks is for private services; running ones are told by CODELENGTH_RANKS", as_json=as_json)
     try:
         if alice is not None and bob is not None:
             deadline = time.monotonic() + 180
@@ -396,11 +423,6 @@ class Given:
             if form != "octets" or vocabulary_size is not None:
                 die("--tokenizer is for octets, and says itself what m is; leave out --form and -m")
         return cls(form, vocabulary_size, column, tokenizer)
-
-    @property
-    def octets(self) -> bool:
-        """Whether D is the file's octets."""
-        return self.form == "octets" and self.tokenizer is None
 
 
 def post(client: "Client", file: Path, given: Given, *, as_corpus: bool = False, as_json: bool) -> dict[str, Any]:

@@ -37,13 +37,19 @@ def _xz(file: Path) -> Iterator[bytes]:
     yield packer.flush()
 
 
-def stored_bytes(file: Path, code: str) -> int:
-    """The size of what `codelength compress` makes of the file."""
+def stored_bytes(file: Path, code: str, tokenizer: Path | None = None) -> int:
+    """The size of what `codelength compress` makes of the file, or of its tokens by a tokenizer."""
+    from harness.files import Source
+    from harness.filing import Coding
     from shared.code.models import preset
     from shared.service import filing
+    from shared.service.tokenizing import OctetTokenizer
 
-    with file.open("rb") as source:
-        return filing.compress(source.read, len, preset(code), code).file_bytes
+    made_by = None if tokenizer is None else OctetTokenizer.of(tokenizer)
+    spec = preset(code, None if made_by is None else made_by.vocabulary)
+    coding = Coding(code=code, spec=spec, tokenizer=made_by)
+    with Source(str(file)) as source, coding.tokens(source) as tokens:
+        return filing.compress(tokens.read, len, spec, code, octets=tokens.octets).file_bytes
 
 
 def ranked(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

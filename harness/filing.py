@@ -5,19 +5,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from harness import files, terminal
 from harness.commands import spec_of
 from harness.files import STANDARD, FileError, Manners, Source
-from shared.channel.errors import LimitError, describe
+from shared.channel.errors import LimitError
 from shared.code.errors import CodelengthError, InputError
 
 if TYPE_CHECKING:
     from shared.code.spec import CodeSpec
-    from shared.service.filing import Corpora, Stored
+    from shared.service.filing import Assets, Stored
     from shared.service.limits import Limits
+    from shared.service.tokenizing import Octets, OctetTokenizer
 
 R = TypeVar("R")
 Work = Callable[[Source], dict[str, Any]]
@@ -27,73 +29,137 @@ _AUTO_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A file as tokens: how to read their canonical bytes from the beginning, how many bytes those are, and what they stand for.
+
+    size: None where it is not known. octets: None where the tokens are the file's octets.
+    """
+
+    read: Callable[[int], bytes]
+    size: int | None
+    octets: "Octets | None"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Coding:
     """How files are to be compressed. code: the preset's name. spec: None where it is chosen for each file."""
 
     code: str
     spec: "CodeSpec | None"
+    tokenizer: "OctetTokenizer | None" = None
 
     @classmethod
     def chosen(
-        cls, typed: str, code: str | dict[str, Any], corpus: Path | None, steps: int | None, regime: str | None, *, as_json: bool
+        cls,
+        typed: str,
+        code: str | dict[str, Any],
+        corpus: Path | None,
+        steps: int | None,
+        regime: str | None,
+        tokenizer: Path | None,
+        *,
+        as_json: bool,
     ) -> Self:
         """What was typed, and the code that it means; ends the command where that makes no sense.
 
         Without `steps` the corpus is passed once.
         """
         from shared.service.choosing import AUTO
+        from shared.service.errors import slug_of
 
-        if code == AUTO:
-            if corpus is not None or regime == "frozen":
-                said = "auto chooses among codes that learn online and start from nothing"
-                terminal.fail(terminal.USAGE, said, as_json=as_json)
-            return cls(code=AUTO, spec=None)
-        spec = spec_of(code, as_json=as_json)
-        if spec.vocabulary.kind != "bytes":
-            terminal.fail(terminal.USAGE, f"{typed} is a code for token ids; files are octets", as_json=as_json)
-        start = spec.start
-        if corpus is not None:
-            from harness.curve import segments
-            from shared.code.spec import Start
-            from shared.service.filing import corpus_digest
+        die = partial(terminal.fail, terminal.USAGE, as_json=as_json)
+        loaded = None
+        try:
+            if tokenizer is not None:
+                from shared.service.tokenizing import OctetTokenizer
 
-            steps = segments(spec, corpus.stat().st_size) if steps is None else steps
-            start = Start(corpus=corpus_digest(corpus, spec.vocabulary), steps=steps) if steps else None
+                loaded = OctetTokenizer.of(tokenizer)
+            if code == AUTO:
+                if corpus is not None or regime == "frozen":
+                    die("auto chooses among codes that learn online and start from nothing")
+                return cls(code=AUTO, spec=None, tokenizer=loaded)
+            spec = _over(typed, code, loaded, die, as_json=as_json)
+            start = spec.start
+            if corpus is not None:
+                from harness.curve import segments
+                from shared.code.spec import Start
+                from shared.service.filing import corpus_identity
+
+                held = corpus_identity(corpus, spec.vocabulary, loaded)
+                steps = segments(spec, held.tokens) if steps is None else steps
+                start = Start(corpus=held.sha256, steps=steps) if steps else None
+        except CodelengthError as error:
+            die(f"{corpus if loaded else tokenizer}: {error}", slug=slug_of(error))
         frozen = spec.frozen if regime is None else regime == "frozen"
-        return cls(code=code if isinstance(code, str) else "", spec=spec.with_training(frozen=frozen, start=start))
+        spec = spec.with_training(frozen=frozen, start=start)
+        return cls(code=code if isinstance(code, str) else "", spec=spec, tokenizer=loaded)
 
-    def of(self, source: Source) -> "tuple[CodeSpec, str, Callable[[int], bytes]]":
-        """The spec for one file, the code's name, and how to read the file from its beginning."""
+    @contextmanager
+    def tokens(self, source: Source) -> Iterator[Tokens]:
+        """A file's tokens, those of the tokenizer in a file of their own. Raises `FileError` where it does not give them back."""
+        if self.tokenizer is None:
+            yield Tokens(read=source.read, size=source.size, octets=None)
+            return
+        from shared.service.errors import InexactTokenizerError, TooLargeError
+        from shared.service.tokenizing import read_octets
+
+        with tempfile.TemporaryFile(prefix="codelength-") as file:
+            try:
+                found = read_octets(self.tokenizer, source, file)
+            except (InexactTokenizerError, TooLargeError) as error:
+                raise FileError(str(error), slug=error.slug) from None
+            file.seek(0)
+            yield Tokens(read=file.read, size=found.read.size, octets=found.octets)
+
+    def of(self, read: Callable[[int], bytes]) -> "tuple[CodeSpec, str, Callable[[int], bytes]]":
+        """The spec for tokens, the code's name, and how to read them from their beginning."""
         if self.spec is not None:
-            return self.spec, self.code, source.read
+            return self.spec, self.code, read
         from shared.code.models import preset
         from shared.code.spec import BytesVocabulary
-        from shared.code.vocabulary import to_tokens
+        from shared.code.vocabulary import to_tokens, token_width
         from shared.service.choosing import PART_TOKENS, candidates, choice_name, choose
         from shared.service.limits import Limits
 
-        octets, head = BytesVocabulary(), source.read(PART_TOKENS)
-        names = candidates(octets, Limits().model_bytes)
+        vocabulary = BytesVocabulary() if self.tokenizer is None else self.tokenizer.vocabulary
+        head = read(PART_TOKENS * token_width(vocabulary))
+        part, names = to_tokens(head, vocabulary), candidates(vocabulary, Limits().model_bytes)
         # |f| is no part of a file, so the smallest z is the smallest file, whatever n is.
-        chosen, _ = choose(octets, to_tokens(head, octets), len(head), dict.fromkeys(names, 0), _AUTO_SECONDS)
+        chosen, _ = choose(vocabulary, part, len(part), dict.fromkeys(names, 0), _AUTO_SECONDS)
 
-        def read(size: int) -> bytes:
+        def again(size: int) -> bytes:
             nonlocal head
-            part, head = head[:size], head[size:]
-            return part + source.read(size - len(part)) if len(part) < size else part
+            first, head = head[:size], head[size:]
+            return first + read(size - len(first)) if len(first) < size else first
 
-        return preset(chosen, octets), choice_name(chosen, len(names)), read
+        return preset(chosen, vocabulary), choice_name(chosen, len(names)), again
+
+
+def _over(
+    typed: str, code: str | dict[str, Any], tokenizer: "OctetTokenizer | None", die: Callable[..., NoReturn], *, as_json: bool
+) -> "CodeSpec":
+    """The spec over octets, or over a tokenizer's tokens, also where a spec's file says octets."""
+    vocabulary = None if tokenizer is None else tokenizer.vocabulary
+    spec = spec_of(code, vocabulary, as_json=as_json)
+    if isinstance(code, dict) and vocabulary is not None and spec.vocabulary.kind == "bytes":
+        spec = spec_of({**code, "vocabulary": vocabulary.model_dump(mode="json")}, as_json=as_json)
+    if tokenizer is None and spec.vocabulary.kind != "bytes":
+        way = "" if spec.tokenizer is None else ", or what a --tokenizer makes of them"
+        die(f"{typed} is a code for token ids; files are octets{way}")
+    if tokenizer is not None and spec.vocabulary != vocabulary:
+        die(f"{typed} is a code for other tokens than those of {tokenizer.sha256}, of which m = {tokenizer.size}")
+    return spec
 
 
 @contextmanager
-def corpora(paths: list[Path], *, again: bool) -> "Iterator[Corpora]":
-    """The files from which codes may start. again: whether a model may be needed more than once."""
-    from shared.service.filing import Corpora
+def assets(corpora: list[Path], tokenizers: list[Path], *, again: bool) -> "Iterator[Assets]":
+    """The files that codes may need. again: whether a model may be needed more than once."""
+    from shared.service.filing import Assets
 
     with ExitStack() as stack:
-        keep = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codelength-"))) if paths and again else None
+        keep = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codelength-"))) if corpora and again else None
         progress = stack.enter_context(terminal.Progress("corpus", "steps"))
-        yield Corpora(paths, keep=keep, progress=progress.update)
+        yield Assets(corpora, tokenizers, keep=keep, progress=progress.update)
 
 
 def each(names: list[str], work: Work, *, as_json: bool) -> tuple[list[dict[str, Any]], int]:
@@ -123,6 +189,8 @@ def each(names: list[str], work: Work, *, as_json: bool) -> tuple[list[dict[str,
 
 
 def _told(error: CodelengthError) -> FileError:
+    from shared.service.errors import slug_of
+
     status = terminal.USAGE if isinstance(error, InputError) else terminal.FAILED
     text = str(error)
     if isinstance(error, LimitError) and error.what == "bytes to be written":
@@ -131,26 +199,27 @@ def _told(error: CodelengthError) -> FileError:
         text = f"its code needs {error.value:,} bytes of memory, --max-memory allows {error.limit:,}"
     elif isinstance(error, LimitError) and error.what.startswith("tokens to train on"):
         text = f"its code trains on {error.value:,} tokens before the data, --max-training allows {error.limit:,}"
-    return FileError(text, status=status, slug=describe(error).slug)
+    return FileError(text, status=status, slug=slug_of(error))
 
 
-def compress(source: Source, *, coding: Coding, corpora: "Corpora", manners: Manners, quiet: bool) -> dict[str, Any]:
+def compress(source: Source, *, coding: Coding, assets: "Assets", manners: Manners, quiet: bool) -> dict[str, Any]:
     """Compress one file."""
     from shared.service import filing
 
     def work(file: IO[bytes], progress: "terminal.Progress") -> "Stored":
-        spec, code, read = coding.of(source)
+        with coding.tokens(source) as tokens:
+            spec, code, read = coding.of(tokens.read)
 
-        def show(done: int, _: int) -> None:
-            progress.update(done, source.size)
+            def show(done: int, _: int) -> None:
+                progress.update(done, tokens.size)
 
-        return filing.compress(read, file.write, spec, code, corpora=corpora, progress=show)
+            return filing.compress(read, file.write, spec, code, octets=tokens.octets, assets=assets, progress=show)
 
     target = _target(source, manners, files.compressed_name)
     if target is None and sys.stdout.isatty() and not manners.force:
         raise FileError("compressed data is not written to a terminal; redirect it, or use -f")
-    stored = _through(source, target, manners, work, quiet=quiet, verify=corpora if manners.remove else None)
-    size, original = stored.file_bytes, stored.bytes
+    stored = _through(source, target, manners, work, quiet=quiet, verify=assets if manners.remove else None)
+    size, original = stored.file_bytes, stored.data_bytes
     if target is not None and not quiet:
         share = f" ({100 * size / original:.2f} %)" if original else ""
         choice = f", {stored.code}" if coding.spec is None else ""
@@ -159,7 +228,7 @@ def compress(source: Source, *, coding: Coding, corpora: "Corpora", manners: Man
 
 
 def decompress(
-    source: Source, *, corpora: "Corpora", manners: Manners, max_bytes: int | None, limits: "Limits", quiet: bool
+    source: Source, *, assets: "Assets", manners: Manners, max_bytes: int | None, limits: "Limits", quiet: bool
 ) -> dict[str, Any]:
     """Decompress one file, which may hold several transmissions."""
     from shared.service import filing
@@ -169,7 +238,7 @@ def decompress(
             source.read_some,
             file.write,
             max_bytes=max_bytes,
-            corpora=corpora,
+            assets=assets,
             progress=lambda _, read: progress.update(read, source.size),
             limits=limits,
         )
@@ -178,12 +247,12 @@ def decompress(
     target = _target(source, manners, files.original_name)
     stored = _through(source, target, manners, work, quiet=quiet)
     if target is not None and not quiet:
-        size = sum(one.bytes for one in stored)
+        size = sum(one.data_bytes for one in stored)
         terminal.say(f"{source.name}: {terminal.octets(size)}, verified, {target}")
     return _result(source, target, *stored)
 
 
-def test(source: Source, *, corpora: "Corpora", limits: "Limits", quiet: bool) -> dict[str, Any]:
+def test(source: Source, *, assets: "Assets", limits: "Limits", quiet: bool) -> dict[str, Any]:
     """Decode one file and keep nothing."""
     from shared.service import filing
 
@@ -192,7 +261,7 @@ def test(source: Source, *, corpora: "Corpora", limits: "Limits", quiet: bool) -
         stored = filing.decompress(
             source.read_some,
             len,
-            corpora=corpora,
+            assets=assets,
             progress=lambda _, read: progress.update(read, source.size),
             limits=limits,
         )
@@ -207,13 +276,19 @@ def scan(source: Source) -> dict[str, Any]:
     return _result(source, None, *filing.scan(source.read_some))
 
 
+def data_bytes(stored: dict[str, Any]) -> int:
+    """Bytes of what a transmission in a file decodes to."""
+    return int(stored["bytes"] if stored["octets"] is None else stored["octets"])
+
+
 def list_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The rows of `list`: a line for every transmission."""
     listed = [(result["file"], one) for result in results for one in result.get("transmissions", ())]
-    started = any(one["corpus"] for _, one in listed)
-    rows: list[tuple[str, ...]] = [_LIST_COLUMNS + (("regime", "k", "corpus") if started else ())]
+    started, tokenized = (any(one[what] for _, one in listed) for what in ("corpus", "tokenizer"))
+    more = (("regime", "k", "corpus") if started else ()) + (("tokenizer",) if tokenized else ())
+    rows: list[tuple[str, ...]] = [_LIST_COLUMNS + more]
     for name, one in listed:
-        size = one["bytes"]
+        size = data_bytes(one)
         start = (one["regime"], f"{one['steps']:,}", f"{one['corpus'][:16]}…" if one["corpus"] else "none")
         rows.append(
             (
@@ -226,6 +301,7 @@ def list_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 f"{one['z_bits'] / size:.4f}" if size else "–",
                 one["sha256"][:16] + "…",
                 *(start if started else ()),
+                *((f"{one['tokenizer'][:16]}…" if one["tokenizer"] else "none",) if tokenized else ()),
             )
         )
     return rows
@@ -256,7 +332,7 @@ def _through(
     work: Callable[[IO[bytes], "terminal.Progress"], R],
     *,
     quiet: bool,
-    verify: "Corpora | None" = None,
+    verify: "Assets | None" = None,
 ) -> R:
     with terminal.Progress(source.name, quiet=quiet) as progress:
         if target is None:
@@ -275,7 +351,7 @@ def _through(
         return result
 
 
-def _verify(file: IO[bytes], expected: Any, corpora: "Corpora") -> None:
+def _verify(file: IO[bytes], expected: Any, assets: "Assets") -> None:
     """Decode what was just written; its SHA-256 must be the input's."""
     from shared.service import filing
     from shared.service.limits import Limits
@@ -283,7 +359,7 @@ def _verify(file: IO[bytes], expected: Any, corpora: "Corpora") -> None:
     file.flush()
     file.seek(0)
     ours = Limits(model_bytes=sys.maxsize, training_tokens=sys.maxsize)
-    if filing.decompress(file.read, len, corpora=corpora, limits=ours) != [expected]:
+    if filing.decompress(file.read, len, assets=assets, limits=ours) != [expected]:
         raise FileError("what was written does not decode to the input; the input is kept", status=terminal.FAILED)
 
 

@@ -116,6 +116,9 @@ def transmit(
     code: str | dict[str, Any] = "ngram",
     *,
     vocabulary_size: int | None = None,
+    tokenizer: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    pretrained: Sequence[str | Path] = (),
     alice: str | None = None,
     bob: str | None = None,
 ) -> Result:
@@ -123,10 +126,14 @@ def transmit(
 
     data: octets; a string, sent as UTF-8; a Path, whose file is sent; or token ids as a sequence, a NumPy array or a torch tensor
     of integers [n], then vocabulary_size is m, by default one more than the largest. code: a preset's name, or a specification.
-    Raises `RequestError` for what a service refuses, `TransmissionError` where it is not verified, `ValueError` for other data.
+    tokenizer: the file of one whose tokens are to be sent for octets; f is charged for it.
+    plugins, pretrained: files of predictors of your own and directories of pretrained models, whose codes may be named; the
+    services that load them start at the first call with these, and anew once they have changed.
+    Raises `RequestError` for what a service refuses, `TransmissionError` where it is not verified, `ValueError` for other data,
+    `StartError` where the services do not come up, a plugin's error in its text.
     """
-    client = _client(alice, bob)
-    return _one(client, _post(client, data, vocabulary_size), code)
+    client = _client(alice, bob, plugins, pretrained)
+    return _one(client, _post(client, data, vocabulary_size, tokenizer), code)
 
 
 def compare(
@@ -134,14 +141,17 @@ def compare(
     codes: Sequence[str] | None = None,
     *,
     vocabulary_size: int | None = None,
+    tokenizer: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    pretrained: Sequence[str | Path] = (),
     alice: str | None = None,
     bob: str | None = None,
 ) -> Comparison:
     """Send the same data with several codes, by default all presets. Arguments and errors are those of `transmit`."""
     from harness.reporting.gather import Report, add_from_services
 
-    client = _client(alice, bob)
-    dataset = _post(client, data, vocabulary_size)
+    client = _client(alice, bob, plugins, pretrained)
+    dataset = _post(client, data, vocabulary_size, tokenizer)
     names = [one["name"] for one in client.codes()] if codes is None else list(dict.fromkeys(codes))
     if not names:
         raise ValueError("compare needs at least one code")
@@ -178,18 +188,21 @@ def _one(client: "Client", dataset: str, code: str | dict[str, Any]) -> Result:
     )
 
 
-def _post(client: "Client", data: "Data", vocabulary_size: int | None) -> str:
+def _post(client: "Client", data: "Data", vocabulary_size: int | None, tokenizer: str | Path | None) -> str:
     """The id of the dataset at Alice."""
     import numpy as np
 
+    if tokenizer is not None and not isinstance(data, Path | str | bytes | bytearray | memoryview):
+        raise ValueError("a tokenizer is for octets, a text or a file")
+    held = None if tokenizer is None else client.post_tokenizer(Path(tokenizer))["id"]
     if isinstance(data, Path):
-        return str(client.post_file(data)["id"])
+        return str(client.post_file(data, tokenizer=held)["id"])
     if isinstance(data, str):
         data = data.encode()
     if isinstance(data, bytes | bytearray | memoryview):
         if vocabulary_size is not None:
             raise ValueError("octets have a vocabulary of 256; give token ids as a sequence or an array")
-        return str(client.post_octets(bytes(data), "data")["id"])
+        return str(client.post_octets(bytes(data), "data", held)["id"])
     tokens = np.asarray(data)  # torch tensors give themselves as arrays
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
         raise ValueError(f"token ids are integers in one dimension, not {tokens.dtype} in {tokens.ndim}")
@@ -199,30 +212,64 @@ def _post(client: "Client", data: "Data", vocabulary_size: int | None) -> str:
     return str(client.post_tokens(tokens.tolist(), size, "data")["id"])
 
 
-_held = ExitStack()
-_clients: dict[tuple[str | None, str | None], "Client"] = {}
+_clients: dict[tuple[object, ...], "Client"] = {}
+"""By Alice's and Bob's URLs, or None, and what private services have loaded."""
+_held: dict[tuple[object, ...], tuple[ExitStack, object]] = {}
+"""What ends with a client, and the state of the files that it was started with."""
 
 
-def _client(alice: str | None, bob: str | None) -> "Client":
-    """A client of the services named, or of private ones, started once."""
+def _client(
+    alice: str | None, bob: str | None, plugins: Sequence[str | Path] = (), pretrained: Sequence[str | Path] = ()
+) -> "Client":
+    """A client of the services named, or of private ones, started once for the same files as they are."""
     from harness.client import Client, Urls
     from harness.cluster import Cluster
 
     if (alice is None) != (bob is None):
         raise ValueError("alice and bob come together")
-    if (alice, bob) not in _clients:
-        if not _clients:
+    if alice is not None and (plugins or pretrained):
+        raise ValueError(
+            "plugins and pretrained are for private services; running ones are told by CODELENGTH_PLUGINS, _PRETRAINED"
+        )
+    own = {"CODELENGTH_PLUGINS": _resolved(plugins), "CODELENGTH_PRETRAINED": _resolved(pretrained)}
+    key, state = (alice, bob, *(paths for paths in own.values() if plugins or pretrained)), _state(own)
+    if key in _clients and _held.get(key, (None, state))[1] != state:
+        _close(key)
+    if key not in _clients:
+        if not _held:
             atexit.register(close)
-        if alice is None or bob is None:
-            cluster = _held.enter_context(Cluster())
-            urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
-        else:
-            urls = Urls(alice=alice, bob=bob, wire=None)
-        _clients[alice, bob] = _held.enter_context(Client(urls, os.environ.get("CODELENGTH_TOKEN")))
-    return _clients[alice, bob]
+        with ExitStack() as stack:
+            if alice is None or bob is None:
+                environment = {name: os.pathsep.join(map(str, paths)) for name, paths in own.items() if paths}
+                cluster = stack.enter_context(Cluster(environment=environment))
+                urls = Urls(alice=cluster.alice, bob=cluster.bob, wire=cluster.wire)
+            else:
+                urls = Urls(alice=alice, bob=bob, wire=None)
+            _clients[key] = stack.enter_context(Client(urls, os.environ.get("CODELENGTH_TOKEN")))
+            _held[key] = stack.pop_all(), state
+    return _clients[key]
+
+
+def _resolved(paths: Sequence[str | Path]) -> tuple[Path, ...]:
+    found = tuple(Path(path).resolve() for path in paths)
+    missing = [str(path) for path in found if not path.exists()]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: no such file")
+    return found
+
+
+def _state(own: dict[str, tuple[Path, ...]]) -> object:
+    """What changes when a plugin, or a file of a pretrained model, is written anew."""
+    files = [file for paths in own.values() for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return [(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+
+
+def _close(key: tuple[object, ...]) -> None:
+    del _clients[key]
+    _held.pop(key)[0].close()
 
 
 def close() -> None:
     """Stop the private services, which otherwise stop with this process."""
-    _held.close()
-    _clients.clear()
+    for key in list(_held):
+        _close(key)

@@ -6,23 +6,27 @@ This module reads files and starts nothing.
 
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.code.errors import InputError
 from shared.code.models import PRESETS, spec_of
 from shared.code.spec import BytesVocabulary, CodeSpec, Start, Vocabulary
-from shared.code.vocabulary import dataset_digest, token_width
+from shared.code.vocabulary import dataset_digest, to_tokens, token_width
 from shared.service import forms
 from shared.service.errors import ServiceError
 from shared.service.kernels import sources_digest
+from shared.service.tokenizing import OctetTokenizer, read_octets
 
 _PART_BYTES: Final = 1 << 20
+_CANONICAL: Final = ".canonical"
+_OCTETS: Final = ".octets"
 ONLINE: Final = "online"
 
 
@@ -35,11 +39,24 @@ class _Table(BaseModel):
 
 
 class Data(_Table):
-    """A file of data: its path from the grid's directory, and what it is."""
+    """A file of data: its path from the grid's directory, and what it is. tokenizer: that of the one whose tokens are meant."""
 
     path: str
     form: Literal["octets", "json", "npy", "uint16"] = "octets"
     vocabulary_size: int | None = None
+    tokenizer: str | None = None
+
+    @model_validator(mode="after")
+    def _tokenizer_is_for_octets(self) -> Self:
+        if self.tokenizer is not None and (self.form != "octets" or self.vocabulary_size is not None):
+            msg = "a tokenizer is for octets, and says itself what m is"
+            raise ValueError(msg)
+        return self
+
+    def by(self, tokenizer: str | None) -> Self:
+        """The same data by a tokenizer, where they are octets and none has been named."""
+        plain = self.form == "octets" and self.vocabulary_size is None and self.tokenizer is None
+        return self.model_copy(update={"tokenizer": tokenizer}) if plain else self
 
 
 def _as_table(value: Any) -> Any:
@@ -60,6 +77,10 @@ class Grid(_Table):
     steps: list[Literal["online"] | Annotated[int, Field(ge=0, le=1 << 40)]] = Field(default=[ONLINE], min_length=1)
     corpus: DataOrPath | None = None
 
+    def by(self, tokenizer: Path) -> Self:
+        """The same grid with this tokenizer for all octets for which it names none."""
+        return self.model_copy(update={"datasets": [data.by(str(tokenizer.resolve())) for data in self.datasets]})
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a grid. Raises `GridError`."""
@@ -77,7 +98,10 @@ class Grid(_Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Data ready to be given to a service: a file, its form, and its identity. size: what was asked for, in tokens; 0 for all."""
+    """Data ready to be given to a service: a file, its form, and its identity. size: what was asked for, in tokens; 0 for all.
+
+    tokenizer: the file of the one that makes the tokens of octets, if one does.
+    """
 
     name: str
     path: Path
@@ -86,6 +110,7 @@ class Held:
     tokens: int
     sha256: str
     size: int = 0
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +153,10 @@ def trials(grid: Grid, root: Path, place: Path) -> list[Trial]:
     if grid.corpus is None and any(k not in (ONLINE, 0) for k in grid.steps):
         raise GridError("steps above 0 need a corpus to take them on")
     place.mkdir(parents=True, exist_ok=True)
-    corpus = None if grid.corpus is None else next(_prepare(grid.corpus, [], root, place))
-    found: dict[str, Trial] = {}
+    files, found = _Files(root, place), dict[str, Trial]()
     for data in grid.datasets:
-        for dataset in _prepare(data, grid.sizes, root, place):
+        corpus = None if grid.corpus is None else files.corpus(grid.corpus.by(data.tokenizer))
+        for dataset in files.held(data, grid.sizes):
             for code in grid.codes:
                 for trial in _of_code(grid, root, dataset, corpus, code):
                     found.setdefault(trial.key, trial)
@@ -201,25 +226,102 @@ def _spec(grid: Grid, root: Path, code: str, vocabulary: Vocabulary) -> CodeSpec
     return spec
 
 
-def _prepare(data: Data, sizes: list[int], root: Path, place: Path) -> Iterator[Held]:
-    """The data, and its beginnings of so many tokens where sizes are given, as files in `place` named by their identity."""
-    path = root / data.path
-    canonical = place / ".canonical"
-    try:
-        with path.open("rb") as source, canonical.open("w+b") as file:
+class _Files:
+    """The files of a grid, as services take them, in `place`, each named by its identity: of its tokens, or of itself."""
+
+    def __init__(self, root: Path, place: Path) -> None:
+        self._root, self._place = root, place
+        self._corpora: dict[Data, Held] = {}
+        self._tokenizers: dict[str, tuple[OctetTokenizer, Path]] = {}
+
+    def corpus(self, data: Data) -> Held:
+        """A corpus, made once. Raises `GridError`."""
+        if data not in self._corpora:
+            self._corpora[data] = next(self.held(data, []))
+        return self._corpora[data]
+
+    def held(self, data: Data, sizes: list[int]) -> Iterator[Held]:
+        """The data, or its beginnings of so many tokens where sizes are given. Raises `GridError`."""
+        path = self._root / data.path
+        try:
+            yield from self._plain(data, path, sizes) if data.tokenizer is None else self._tokenized(data.tokenizer, path, sizes)
+        except OSError as error:
+            raise GridError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}") from None
+        except (InputError, ServiceError) as error:
+            raise GridError(f"{path}: {error}") from None
+        finally:
+            for name in (_CANONICAL, _OCTETS):
+                (self._place / name).unlink(missing_ok=True)
+
+    def _plain(self, data: Data, path: Path, sizes: list[int]) -> Iterator[Held]:
+        with path.open("rb") as source, (self._place / _CANONICAL).open("w+b") as file:
             vocabulary, tokens, _, sha256 = forms.read(data.form, source, file, data.vocabulary_size)
-            name = path.name
             if not sizes:
-                yield _keep(file, name, vocabulary, tokens, sha256, 0, place)
+                yield _keep(file, path.name, vocabulary, tokens, sha256, 0, self._place)
             for size in sizes:
                 part = min(size, tokens)
-                yield _keep(file, name, vocabulary, part, _identity(file, vocabulary, part), size, place)
-    except OSError as error:
-        raise GridError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}") from None
-    except (InputError, ServiceError) as error:
-        raise GridError(f"{path}: {error}") from None
-    finally:
-        canonical.unlink(missing_ok=True)
+                yield _keep(file, path.name, vocabulary, part, _identity(file, vocabulary, part), size, self._place)
+
+    def _tokenized(self, named: str, path: Path, sizes: list[int]) -> Iterator[Held]:
+        """The octets, by a tokenizer; or those of its first so many tokens, of which it may make a token more or less."""
+        tokenizer, kept = self._tokenizer(named)
+        name = f"{path.name}@{Path(named).name}"
+        if sizes and not tokenizer.byte_level:
+            raise GridError(f"{path}: sizes need a byte-level tokenizer, {named} is none")
+        with (
+            path.open("rb") as source,
+            (self._place / _CANONICAL).open("w+b") as ids,
+            (self._place / _OCTETS).open("w+b") as file,
+        ):
+            whole = read_octets(tokenizer, source, ids)
+            for size in sizes or [0]:
+                read, octets = whole
+                if 0 < size < read.tokens:
+                    octets_bytes = sum(len(tokenizer.decode(part)) for part in _ids(ids, read.vocabulary, size))
+                    _copy(source, file, octets_bytes)
+                    file.seek(0)
+                    with Path(os.devnull).open("wb") as nowhere:
+                        read, octets = read_octets(tokenizer, file, nowhere)
+                place = self._place / read.sha256
+                with place.open("wb") as target:
+                    _copy(source, target, octets.size)
+                yield Held(
+                    name=name,
+                    path=place,
+                    form="octets",
+                    vocabulary=read.vocabulary,
+                    tokens=read.tokens,
+                    sha256=read.sha256,
+                    size=size,
+                    tokenizer=kept,
+                )
+
+    def _tokenizer(self, named: str) -> tuple[OctetTokenizer, Path]:
+        """A tokenizer, loaded once, and its file in `place`."""
+        if named not in self._tokenizers:
+            path = self._root / named
+            try:
+                loaded = OctetTokenizer.of(path)
+            except (InputError, ServiceError) as error:
+                raise GridError(f"{path}: {error}") from None
+            kept = self._place / loaded.sha256
+            kept.write_bytes(path.read_bytes())
+            self._tokenizers[named] = loaded, kept
+        return self._tokenizers[named]
+
+
+def _ids(file: IO[bytes], vocabulary: Vocabulary, count: int) -> Iterator[list[int]]:
+    for part in _parts(file, count * token_width(vocabulary)):
+        yield to_tokens(part, vocabulary).tolist()
+
+
+def _copy(source: IO[bytes], target: IO[bytes], count: int) -> None:
+    """The first so many bytes, in place of what the target holds."""
+    target.seek(0)
+    target.truncate()
+    for part in _parts(source, count):
+        target.write(part)
+    target.flush()
 
 
 def _identity(file: IO[bytes], vocabulary: Vocabulary, tokens: int) -> str:

@@ -6,7 +6,7 @@
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -67,19 +67,34 @@ class Pair(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """Data for a service, by the name that it is to have there, and the identity that it must turn out to have."""
+    """Data for a service, by the name that it is to have there, and the identity that it must turn out to have.
+
+    tokenizer: the file of the one that makes the tokens of octets, if one does.
+    """
 
     path: Path
     name: str
     form: str
     vocabulary_size: int
     sha256: str
+    tokenizer: Path | None
 
     @classmethod
     def of(cls, held: Held) -> Self:
         """What a grid holds, on the machine that it was read on."""
-        size = held.vocabulary.size
-        return cls(path=held.path, name=held.name, form=held.form, vocabulary_size=size, sha256=held.sha256)
+        return cls(
+            path=held.path,
+            name=held.name,
+            form=held.form,
+            vocabulary_size=held.vocabulary.size,
+            sha256=held.sha256,
+            tokenizer=held.tokenizer,
+        )
+
+    def at(self, directory: Path) -> Self:
+        """The same with its files in another directory, under the same names."""
+        tokenizer = self.tokenizer and directory / self.tokenizer.name
+        return replace(self, path=directory / self.path.name, tokenizer=tokenizer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +113,23 @@ class Order:
         corpus = None if trial.corpus is None else Given.of(trial.corpus)
         return cls(dataset=Given.of(trial.dataset), corpus=corpus, code=code, training=training)
 
+    @property
+    def files(self) -> list[Path]:
+        """All that it needs, each once; their names are digests of what they hold."""
+        given = [one for one in (self.dataset, self.corpus) if one is not None]
+        return list(dict.fromkeys(path for one in given for path in (one.path, one.tokenizer) if path is not None))
+
+    def at(self, directory: Path) -> Self:
+        """The same with its files in another directory, under the same names."""
+        return replace(self, dataset=self.dataset.at(directory), corpus=self.corpus and self.corpus.at(directory))
+
 
 def perform(client: Client, order: Order, progress: Progress) -> dict[str, Any]:
     """One trial at running services. Raises `PairLostError` or `TrialError`."""
     try:
-        dataset = _give(client.post_file, order.dataset)
+        dataset = _give(client, client.post_file, order.dataset)
         if order.corpus is not None:
-            _give(client.post_corpus, order.corpus)
+            _give(client, client.post_corpus, order.corpus)
         result = client.transmit(
             dataset, order.code, training=order.training, progress=lambda record: progress(record["tokens_done"])
         )
@@ -121,9 +146,10 @@ def perform(client: Client, order: Order, progress: Progress) -> dict[str, Any]:
     return result
 
 
-def _give(post: Callable[[Path, str, int | None], dict[str, Any]], given: Given) -> str:
+def _give(client: Client, post: Callable[[Path, str, int | None, str | None], dict[str, Any]], given: Given) -> str:
     size = None if given.form == "octets" else given.vocabulary_size
-    held = str(post(given.path, given.form, size)["id"])
+    tokenizer = None if given.tokenizer is None else client.post_tokenizer(given.tokenizer)["id"]
+    held = str(post(given.path, given.form, size, tokenizer)["id"])
     if held != given.sha256:
         raise TrialError(f"{given.name} was changed while the sweep ran: it has the SHA-256 {held}, it had {given.sha256}")
     return held

@@ -12,9 +12,9 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness.client import Client, Urls
 from harness.cluster import Cluster, StartError
 from harness.sweep.grid import Trial
-from harness.sweep.pairs import Given, Order, PairLostError, Progress, TrialError, Where, perform, runtime_at
+from harness.sweep.pairs import Order, PairLostError, Progress, TrialError, Where, perform, runtime_at
 from shared.service.kernels import prepare_kernel_cache
 
 _LOOK_SECONDS: Final = 0.5
@@ -32,76 +32,96 @@ _START_SECONDS: Final = 900.0  # the first start on a node compiles every kernel
 Octets = NDArray[np.uint8]
 
 
-class BobSide:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """Codes of one's own. plugins: files by name and text. pretrained: directories, the same paths on every node."""
+
+    plugins: tuple[tuple[str, bytes], ...]
+    pretrained: str
+
+    @classmethod
+    def here(cls) -> Self:
+        """What this process has loaded, and names in its environment for the services that it starts."""
+        paths = [Path(path) for path in os.environ.get("CODELENGTH_PLUGINS", "").split(os.pathsep) if path]
+        plugins = tuple((path.name, path.read_bytes()) for path in paths)
+        return cls(plugins=plugins, pretrained=os.environ.get("CODELENGTH_PRETRAINED", ""))
+
+    def environment(self, place: Path) -> dict[str, str]:
+        """For services on another node; the plugins' files are written to `place`."""
+        paths = []
+        for number, (name, text) in enumerate(self.plugins):
+            paths.append(place / f"{number}-{name}")
+            paths[-1].write_bytes(text)
+        named = {"CODELENGTH_PLUGINS": os.pathsep.join(map(str, paths)), "CODELENGTH_PRETRAINED": self.pretrained}
+        return {name: value for name, value in named.items() if value}
+
+
+class _Side:
+    """An actor's services on this node, and a directory beside them."""
+
+    def __init__(self, token: str, warm: list[str], own: Own, **options: Any) -> None:
+        prepare_kernel_cache()
+        with ExitStack() as stack:
+            self._data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codelength-")))
+            plugins = self._data / "plugins"
+            plugins.mkdir()
+            environment = {"CODELENGTH_TOKEN": token, **own.environment(plugins)}
+            self._cluster = stack.enter_context(Cluster(warm=warm, environment=environment, **options))
+            self._stack = stack.pop_all()
+
+    def stop(self) -> None:
+        """Stop the services."""
+        self._stack.close()
+
+
+class BobSide(_Side):
     """An actor: Bob on this node."""
 
-    def __init__(self, token: str, warm: list[str]) -> None:
+    def __init__(self, token: str, warm: list[str], own: Own) -> None:
         import ray
 
-        prepare_kernel_cache()
-        self._cluster = Cluster(
-            warm=warm, environment={"CODELENGTH_TOKEN": token}, parts=("bob",), host=ray.util.get_node_ip_address()
-        )
-        self._cluster.__enter__()
+        super().__init__(token, warm, own, parts=("bob",), host=ray.util.get_node_ip_address())
 
     def where(self) -> tuple[str, str, str]:
         """Bob's URL, his node, and his runtime. Raises `StartError`."""
         return self._cluster.bob, _node(), runtime_at(self._cluster.bob, "Bob")
 
-    def stop(self) -> None:
-        """Stop Bob."""
-        self._cluster.__exit__(None, None, None)
 
-
-class AliceSide:
+class AliceSide(_Side):
     """An actor: Alice and the wire on this node, and the client that asks them and Bob."""
 
-    def __init__(self, token: str, warm: list[str], bob: str) -> None:
-        prepare_kernel_cache()
-        self._stack = ExitStack()
-        self._cluster = self._stack.enter_context(
-            Cluster(warm=warm, environment={"CODELENGTH_TOKEN": token}, parts=("alice", "wire"), bob=bob)
-        )
+    def __init__(self, token: str, warm: list[str], own: Own, bob: str) -> None:
+        super().__init__(token, warm, own, parts=("alice", "wire"), bob=bob)
         urls = Urls(alice=self._cluster.alice, bob=bob, wire=self._cluster.wire)
         self._client = self._stack.enter_context(Client(urls, token))
-        self._data = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="codelength-")))
         self._tokens = 0
 
     def where(self) -> tuple[str, str]:
         """Alice's node and her runtime. Raises `StartError`."""
         return _node(), runtime_at(self._cluster.alice, "Alice")
 
-    def run(self, order: Order, dataset: Octets, corpus: Octets | None) -> tuple[str, Any]:
-        """One trial: `done` and its result, or `lost` or `failed` and why."""
+    def run(self, order: Order, *data: Octets) -> tuple[str, Any]:
+        """One trial: `done` and its result, or `lost` or `failed` and why. data: what the order's files hold."""
         self._tokens = 0
         try:
-            here = replace(order, dataset=self._placed(order.dataset, dataset))
-            if order.corpus is not None and corpus is not None:
-                here = replace(here, corpus=self._placed(order.corpus, corpus))
-            return "done", perform(self._client, here, self._progress)
+            for path, octets in zip(order.files, data, strict=True):
+                octets.tofile(self._data / path.name)
+            return "done", perform(self._client, order.at(self._data), self._progress)
         except PairLostError as error:
             return "lost", str(error)
         except TrialError as error:
             return "failed", str(error)
         finally:
             for path in self._data.iterdir():
-                path.unlink()
+                if path.is_file():
+                    path.unlink()
 
     def tokens(self) -> int:
         """Done of the trial that runs."""
         return self._tokens
 
-    def stop(self) -> None:
-        """Stop Alice and the wire."""
-        self._stack.close()
-
     def _progress(self, tokens: int) -> None:
         self._tokens = tokens
-
-    def _placed(self, given: Given, data: Octets) -> Given:
-        path = self._data / given.sha256
-        data.tofile(path)
-        return replace(given, path=path)
 
 
 def _node() -> str:
@@ -115,7 +135,7 @@ class RayCluster:
     """A connection to a Ray cluster, or to one that is started here and ends with us."""
 
     def __init__(self) -> None:
-        self._references: dict[str, Any] = {}
+        self._references: dict[Path, Any] = {}
         self._lock = threading.Lock()
 
     @property
@@ -125,14 +145,14 @@ class RayCluster:
 
         return max(1, int(ray.cluster_resources().get("CPU", 0)) // 2)
 
-    def reference(self, given: Given) -> Any:
-        """The data in the object store, put there at the first time of asking."""
+    def reference(self, path: Path) -> Any:
+        """A file in the object store, put there at the first time of asking."""
         import ray
 
         with self._lock:
-            if given.sha256 not in self._references:
-                self._references[given.sha256] = ray.put(np.fromfile(given.path, dtype=np.uint8))
-            return self._references[given.sha256]
+            if path not in self._references:
+                self._references[path] = ray.put(np.fromfile(path, dtype=np.uint8))
+            return self._references[path]
 
     def open_pair(self, warm: list[str]) -> "RayPair":
         """A pair, once the cluster has room for one. Raises `StartError`."""
@@ -164,9 +184,10 @@ class RayPair:
                 self._actors.append(made)
                 return made
 
-            bob = actor(BobSide, 0, token, warm)
+            own = Own.here()
+            bob = actor(BobSide, 0, token, warm, own)
             url, node_bob, runtime_bob = ray.get(bob.where.remote(), timeout=_START_SECONDS)
-            self._alice = actor(AliceSide, 1, token, warm, url)
+            self._alice = actor(AliceSide, 1, token, warm, own, url)
             node_alice, runtime_alice = ray.get(self._alice.where.remote(), timeout=_START_SECONDS)
         except BaseException as error:
             self.close()
@@ -184,8 +205,7 @@ class RayPair:
 
         order = Order.of(trial)
         try:
-            corpus = None if order.corpus is None else self._cluster.reference(order.corpus)
-            made = self._alice.run.remote(order, self._cluster.reference(order.dataset), corpus)
+            made = self._alice.run.remote(order, *map(self._cluster.reference, order.files))
             while not self._ray.wait([made], timeout=_LOOK_SECONDS)[0]:
                 progress(self._ray.get(self._alice.tokens.remote()))
             kind, found = self._ray.get(made)

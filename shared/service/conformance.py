@@ -196,6 +196,9 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     begun = _spec("frequency", block_tokens=256, segment_tokens=64, training={"start": start})
     begins = offer(spec=begun.canonical_bytes())
     yield "corpus", "corpus-unavailable", "the code starts from a corpus, which is not given", begins
+    made = _spec("frequency", block_tokens=256, segment_tokens=64, vocabulary={"kind": "ids", "size": 256, "tokenizer": "0" * 64})
+    named = offer(spec=made.canonical_bytes())
+    yield "tokenizer", "tokenizer-unavailable", "the tokens are of a tokenizer, which is not given", named
     endless = _spec("frequency", training={"start": {**start, "steps": 1 << 40}})
     trains = offer(spec=endless.canonical_bytes())
     yield "spec-training", "limit-exceeded", "a code that trains for 2^40 steps before its data", trains
@@ -233,7 +236,7 @@ def _bad() -> Iterator[tuple[str, str, str, bytes]]:
     yield (
         "message-text",
         "bad-frame",
-        "TEXT: a file says nothing of what its tokens stand for",
+        "TEXT, of tokens that no tokenizer made",
         inserted(0, Text(size=1, sha256=bytes(32))),
     )
     yield "message-late-code", "unexpected-message", "CODE after DATA", inserted(first_data + 1, Code(name="x", data=b"x"))

@@ -7,12 +7,14 @@ of the services by their class.
 import errno
 import sqlite3
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel
 
 from shared.channel.errors import PeerFailedError, RefusedError, describe
 from shared.code.errors import CodelengthError
+
+MAX_RANKS: Final = 64
 
 
 class ServiceError(CodelengthError):
@@ -109,6 +111,25 @@ class InexactTokenizerError(ServiceError):
 
     def __str__(self) -> str:
         return f"the tokenizer {self.sha256} does not give these data back: byte {self.position} {self.reason}"
+
+
+class RanksError(ServiceError):
+    """So many ranks cannot compute a code. streams: of a network that ranks share; None where one process computes the code."""
+
+    slug = "ranks-unusable"
+    http_status = 422
+
+    def __init__(self, ranks: int, streams: int | None) -> None:
+        super().__init__(ranks, streams)
+        self.ranks = ranks
+        self.streams = streams
+
+    def __str__(self) -> str:
+        if self.streams is None:
+            return f"{self.ranks} ranks have nothing to share: only networks with exact numerics have streams for them"
+        *others, most = [str(ranks) for ranks in range(1, MAX_RANKS + 1) if self.streams % ranks == 0]
+        would_do = f"{', '.join(others)} or {most}" if others else most
+        return f"{self.ranks} ranks cannot share {self.streams} streams evenly; {would_do} can"
 
 
 class UploadInterruptedError(ServiceError):

@@ -60,6 +60,7 @@ TRANSMISSION: Final[dict[str, Any]] = {
     "corpus": None,
     "auto_seconds": None,
     "send_f": False,
+    "ranks": 1,
     "notes": [],
     "choice": None,
     "steps": 1,

@@ -5,24 +5,28 @@ imported only once the head of a file has been found sound and within the limits
 those already there, are the command line's business.
 """
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from shared.channel.errors import LimitError
-from shared.channel.messages import MAX_DATA_BYTES, MAX_INTEGER, Check, End, Hello, Message
+from shared.channel.errors import BadFrameError, DigestMismatchError, LimitError
+from shared.channel.messages import MAX_DATA_BYTES, MAX_INTEGER, Check, End, Hello, Message, Text
 from shared.channel.stored import StoredReader, StoredWriter
-from shared.code.errors import CorpusError
-from shared.code.spec import CodeSpec, Vocabulary
-from shared.code.vocabulary import dataset_digest, from_tokens, token_width
+from shared.code.errors import CorpusError, TokenizerError
+from shared.code.spec import CodeSpec, Start, Vocabulary
+from shared.code.vocabulary import Tokens, dataset_digest, from_tokens, token_width
 from shared.service.kernels import ready_for, runtime_fingerprint
 from shared.service.limits import Limits, training_tokens
 
 if TYPE_CHECKING:
     from shared.code.models.base import Predictor
     from shared.service.coding import TransmissionDecoder
+    from shared.service.tokenizing import OctetDecoder, Octets, OctetTokenizer
 
 _PART_BYTES: Final = 1 << 16
 _KEPT_BYTES: Final = 1 << 31
@@ -35,20 +39,22 @@ Progress = Callable[[int, int], None]
 """Called with the bytes of D and the bytes of the file so far."""
 
 
-class Corpora:
-    """The files from which codes may start, found by their digests.
+class Assets:
+    """Files that codes need, found by their digests: corpora to start from, and tokenizers.
 
     keep: a directory for models, where they may be needed again. progress: called with the steps taken on a corpus, and k.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path] = (),
+        corpora: Sequence[Path] = (),
+        tokenizers: Sequence[Path] = (),
         *,
         keep: Path | None = None,
         progress: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
-        self._paths = paths
+        self._corpora = corpora
+        self._tokenizers = tokenizers
         self._keep = keep
         self._progress = progress
 
@@ -57,33 +63,82 @@ class Corpora:
         ready_for(spec)
         if spec.start is None:
             return None
-        wanted, found = spec.start.corpus, {corpus_digest(path, spec.vocabulary): path for path in self._paths}
+        with tempfile.TemporaryDirectory(prefix="codelength-") as place:
+            return self._predictor(spec, spec.start, Path(place))
+
+    def _predictor(self, spec: CodeSpec, start: Start, place: Path) -> "Predictor":
+        wanted, tokenizer = start.corpus, self.tokenizer(spec)
+        found = {}
+        for number, path in enumerate(self._corpora):
+            ids = None if tokenizer is None else place / str(number)
+            found[corpus_identity(path, spec.vocabulary, tokenizer, ids).sha256] = path, ids or path
         if wanted not in found:
-            others = "".join(f"; {path} has the SHA-256 {digest}" for digest, path in found.items())
+            others = "".join(f"; {path} has the SHA-256 {digest}" for digest, (path, _) in found.items())
             raise CorpusError(wanted, f"the code starts from it, and its file is not given (--corpus){others}")
         from shared.service.starts import Origin, starting
 
         keep, most_bytes = (os.devnull, 0) if self._keep is None else (str(self._keep), _KEPT_BYTES)
-        origin = Origin(corpus=str(found[wanted]), snapshots=keep, max_bytes=most_bytes)
+        origin = Origin(corpus=str(found[wanted][1]), snapshots=keep, max_bytes=most_bytes)
         for predictor, _ in starting(spec, origin):
-            self._progress(predictor.steps, spec.start.steps)
+            self._progress(predictor.steps, start.steps)
         return predictor
 
+    def tokenizer(self, spec: CodeSpec) -> "OctetTokenizer | None":
+        """What makes octets of a code's tokens, if anything does. Raises `TokenizerError` where no file is the one it names."""
+        wanted = spec.tokenizer
+        if wanted is None:
+            return None
+        from shared.service.tokenizing import OctetTokenizer
 
-def corpus_digest(path: Path, vocabulary: Vocabulary) -> str:
-    """The identity of a corpus in a file of canonical bytes."""
+        found = {file_digest(path): path for path in self._tokenizers}
+        if wanted not in found:
+            others = "".join(f"; {path} has the SHA-256 {digest}" for digest, path in found.items())
+            raise TokenizerError(wanted, f"the tokens are its own, and its file is not given (--tokenizer){others}")
+        tokenizer = OctetTokenizer(found[wanted], wanted)
+        if tokenizer.size != spec.vocabulary_size:
+            raise TokenizerError(wanted, f"it has m = {tokenizer.size}, the code m = {spec.vocabulary_size}")
+        return tokenizer
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Identity(NamedTuple):
+    """How many tokens, and the identity of the dataset that they are."""
+
+    tokens: int
+    sha256: str
+
+
+def corpus_identity(
+    path: Path, vocabulary: Vocabulary, tokenizer: "OctetTokenizer | None" = None, ids: Path | None = None
+) -> Identity:
+    """What a corpus is, in a file of canonical bytes, or of octets for a tokenizer. ids: where the latter's canonical bytes go.
+
+    Raises `InexactTokenizerError` or `TooLargeError`.
+    """
+    if tokenizer is not None:
+        from shared.service.tokenizing import read_octets
+
+        with path.open("rb") as source, (ids or Path(os.devnull)).open("wb") as target:
+            read = read_octets(tokenizer, source, target).read
+        return Identity(read.tokens, read.sha256)
     digest = dataset_digest(vocabulary)
     with path.open("rb") as file:
         while data := file.read(_PART_BYTES):
             digest.update(data)
-    return digest.hexdigest()
+    return Identity(path.stat().st_size // token_width(vocabulary), digest.hexdigest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """One transmission in a file. bytes: of D's canonical form. file_bytes: all of the file that belongs to it.
 
-    corpus, steps: what the code starts from, a SHA-256 or None, and k at the first token.
+    corpus, steps: what the code starts from, a SHA-256 or None, and k at the first token. tokenizer: the SHA-256 of the one that
+    made the tokens, if one did; `octets` and `octets_sha256` are then of what they stand for.
     """
 
     code: str
@@ -98,9 +153,28 @@ class Stored:
     regime: str
     corpus: str | None
     steps: int
+    tokenizer: str | None = None
+    octets: int | None = None
+    octets_sha256: str | None = None
+
+    @property
+    def data_bytes(self) -> int:
+        """Of what it decodes to."""
+        return self.bytes if self.octets is None else self.octets
 
     @classmethod
-    def of(cls, spec: CodeSpec, code: str, *, tokens: int, sha256: str, blocks: int, z_bits: int, file_bytes: int) -> Self:
+    def of(
+        cls,
+        spec: CodeSpec,
+        code: str,
+        text: Text | None,
+        *,
+        tokens: int,
+        sha256: str,
+        blocks: int,
+        z_bits: int,
+        file_bytes: int,
+    ) -> Self:
         """What the rest follows from."""
         start = spec.start
         return cls(
@@ -116,6 +190,9 @@ class Stored:
             regime=spec.training.kind,
             corpus=None if start is None else start.corpus,
             steps=0 if start is None else start.steps,
+            tokenizer=spec.tokenizer,
+            octets=None if text is None else text.size,
+            octets_sha256=None if text is None else text.sha256.hex(),
         )
 
 
@@ -126,18 +203,21 @@ def compress(
     code: str,
     *,
     tokens: int | None = None,
-    corpora: Corpora | None = None,
+    octets: "Octets | None" = None,
+    assets: Assets | None = None,
     progress: Progress | None = None,
 ) -> Stored:
     """Code what `read` gives, canonical bytes, to its end; fewer bytes than asked for mean the end. code: the preset's name.
 
-    tokens: n, to be announced in HELLO. corpora: with the one that the code starts from. The result depends on nothing but these
-    and the data. Raises `VocabularyError` or `CorpusError`.
+    tokens: n, to be announced in HELLO. octets: what the tokens stand for, where a tokenizer made them. assets: what the code
+    needs. The result depends on nothing but these and the data. Raises `VocabularyError`, `CorpusError` or `TokenizerError`.
     """
     from shared.service.coding import TransmissionEncoder, read_blocks
 
-    predictor = (corpora or Corpora()).predictor(spec)
+    assert (octets is None) == (spec.tokenizer is None)
+    predictor = (assets or Assets()).predictor(spec)
     writer, size, blocks = StoredWriter(), 0, 0
+    text = None if octets is None else Text(size=octets.size, sha256=bytes.fromhex(octets.sha256))
 
     def put(data: bytes) -> None:
         nonlocal size
@@ -149,6 +229,8 @@ def compress(
             Hello(transmission="", spec=spec.canonical_bytes(), tokens=tokens, media_type="", name="", code=code, runtime="")
         )
     )
+    if text is not None:
+        put(writer.write(text))
     width = token_width(spec.vocabulary)
     blocks_read = read_blocks(read, spec)
     transmission = TransmissionEncoder(spec, blocks_read, data_bytes=MAX_DATA_BYTES, predictor=predictor, clock=lambda: 0.0)
@@ -160,7 +242,7 @@ def compress(
             progress(transmission.encoder.position * width, size)
     encoder = transmission.encoder
     found = {"tokens": encoder.position, "blocks": blocks, "z_bits": encoder.z_bits, "file_bytes": size}
-    return Stored.of(spec, code, sha256=transmission.sha256, **found)
+    return Stored.of(spec, code, text, sha256=transmission.sha256, **found)
 
 
 def decompress(
@@ -169,27 +251,32 @@ def decompress(
     *,
     max_bytes: int | None = None,
     limits: Limits | None = None,
-    corpora: Corpora | None = None,
+    assets: Assets | None = None,
     progress: Progress | None = None,
 ) -> list[Stored]:
     """Decode every transmission in `source`; a block is written only after its CHECK has held.
 
-    max_bytes: that may be written in all. limits: of what a code may need. corpora: with those that codes start from. Raises a
-    `CodelengthError` at the first thing that is wrong.
+    max_bytes: that may be written in all. limits: of what a code may need. assets: what codes need. Raises a `CodelengthError`
+    at the first thing that is wrong.
     """
     found: list[Stored] = []
     decoder: TransmissionDecoder | None = None
+    assets, spelled = assets or Assets(), _Spelled(None, None)
     spec = CodeSpec.parse(b'{"model":{"kind":"uniform"}}')
     code, began, before, written, blocks = "", 0, 0, 0, 0
     for message, end in _messages(read):
         if isinstance(message, Hello):
             spec = _acceptable(message, limits or Limits())
             room = None if max_bytes is None else max_bytes - written
-            _fits(message, spec, room)
-            decoder = _decoder(spec, message, room, corpora or Corpora())
+            spelled = _Spelled(assets.tokenizer(spec), room)
+            if spec.tokenizer is None:
+                _fits((message.tokens or 0) * token_width(spec.vocabulary), room)
+            decoder = _decoder(spec, message, room, assets)
             code, blocks, before = message.code, 0, written
             continue
         assert decoder is not None
+        if spelled.announced(message):
+            continue
         try:
             decoder.take(message)
         except LimitError as error:
@@ -198,7 +285,7 @@ def decompress(
             raise
         for block in decoder.blocks():
             if block is not None:
-                data = from_tokens(block[0], spec.vocabulary)
+                data = from_tokens(block[0], spec.vocabulary) if spec.tokenizer is None else spelled.take(block[0])
                 write(data)
                 written += len(data)
                 blocks += 1
@@ -206,27 +293,81 @@ def decompress(
                 progress(written, end)
         if isinstance(message, End):
             assert decoder.finished
+            rest = spelled.end()
+            write(rest)
+            written += len(rest)
             done = decoder.decoder
             sizes = {"tokens": done.position, "blocks": blocks, "z_bits": message.z_bits, "file_bytes": end - began}
-            found.append(Stored.of(spec, code, sha256=decoder.sha256, **sizes))
+            found.append(Stored.of(spec, code, spelled.text, sha256=decoder.sha256, **sizes))
             began = end
     return found
+
+
+class _Spelled:
+    """The octets that a tokenizer makes of a transmission's tokens. tokenizer: None where none made them, and nothing is done."""
+
+    def __init__(self, tokenizer: "OctetTokenizer | None", room: int | None) -> None:
+        self.text: Text | None = None
+        self._tokenizer = tokenizer
+        self._room = room
+        self._decoder: OctetDecoder | None = None
+
+    def announced(self, message: Message) -> bool:
+        """Whether this is TEXT, which comes first. Raises `BadFrameError` where it does not, and `LimitError`."""
+        if self._tokenizer is None or self.text is not None:
+            return False
+        if not isinstance(message, Text):
+            raise BadFrameError(f"{type(message).__name__.upper()} comes before TEXT")
+        _fits(message.size, self._room)
+        from shared.service.tokenizing import OctetDecoder
+
+        self.text, self._decoder = message, OctetDecoder(self._tokenizer, message.size)
+        return True
+
+    def take(self, ids: Tokens) -> bytes:
+        """The octets of the next tokens. Raises `DigestMismatchError` where they are more than was said."""
+        assert self._decoder is not None
+        return self._told(partial(self._decoder.take, ids))
+
+    def end(self) -> bytes:
+        """The rest of them. Raises `DigestMismatchError` where all of them are not what was said."""
+        if self._decoder is None or self.text is None:
+            return b""
+        rest = self._told(self._decoder.end)
+        if self._decoder.octets != (self.text.size, self.text.sha256.hex()):
+            raise self._another()
+        return rest
+
+    def _told(self, make: Callable[[], bytes]) -> bytes:
+        from shared.service.errors import TooLargeError
+
+        try:
+            return make()
+        except TooLargeError:
+            raise self._another() from None
+
+    def _another(self) -> DigestMismatchError:
+        assert self._decoder is not None
+        assert self.text is not None
+        return DigestMismatchError(self.text.sha256.hex(), self._decoder.octets.sha256)
 
 
 def scan(read: Read) -> list[Stored]:
     """What a file says of its transmissions, to its end, without decoding: framing is checked, z is not."""
     found: list[Stored] = []
-    spec, code, began, blocks = None, "", 0, 0
+    spec, text, code, began, blocks = None, None, "", 0, 0
     for message, end in _messages(read):
         match message:
             case Hello():
-                spec, code, blocks = CodeSpec.parse(message.spec), message.code, 0
+                spec, text, code, blocks = CodeSpec.parse(message.spec), None, message.code, 0
+            case Text():
+                text = message
             case Check():
                 blocks += 1
             case End():
                 assert spec is not None
                 sizes = {"tokens": message.tokens, "blocks": blocks, "z_bits": message.z_bits, "file_bytes": end - began}
-                found.append(Stored.of(spec, code, sha256=message.sha256.hex(), **sizes))
+                found.append(Stored.of(spec, code, text, sha256=message.sha256.hex(), **sizes))
                 began = end
             case _:
                 pass
@@ -252,17 +393,17 @@ def _acceptable(hello: Hello, limits: Limits) -> CodeSpec:
     return spec
 
 
-def _fits(hello: Hello, spec: CodeSpec, room: int | None) -> None:
-    announced = (hello.tokens or 0) * token_width(spec.vocabulary)
+def _fits(announced: int, room: int | None) -> None:
     if room is not None and announced > room:
         raise LimitError("bytes to be written", announced, room)
 
 
-def _decoder(spec: CodeSpec, hello: Hello, room: int | None, corpora: Corpora) -> "TransmissionDecoder":
+def _decoder(spec: CodeSpec, hello: Hello, room: int | None, assets: Assets) -> "TransmissionDecoder":
     from shared.service.coding import TransmissionDecoder
 
-    predictor = corpora.predictor(spec)
-    most = MAX_INTEGER if room is None else room // token_width(spec.vocabulary)
+    predictor = assets.predictor(spec)
+    bounded = room is not None and spec.tokenizer is None  # a tokenizer's octets are, by TEXT
+    most = (room or 0) // token_width(spec.vocabulary) if bounded else MAX_INTEGER
     ours = runtime_fingerprint()
     theirs = "not recorded in files"
     return TransmissionDecoder(spec, tokens=hello.tokens, max_tokens=most, ours=ours, theirs=theirs, predictor=predictor)

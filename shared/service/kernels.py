@@ -16,6 +16,7 @@ from pathlib import Path
 import shared.code
 from shared.code.ranks import ALONE, Ranks
 from shared.code.spec import NETWORKS, CodeSpec, EnsembleModel
+from shared.service.errors import RanksError
 
 PACKAGE = "shared.code"
 
@@ -70,13 +71,26 @@ def ready_for(spec: CodeSpec) -> None:
         prepare()
 
 
-def ranks_for(spec: CodeSpec) -> Ranks:
-    """The ranks for a new predictor of a spec, which ends the one before.
+def require_ranks(spec: CodeSpec, ranks: int) -> None:
+    """Raise `RanksError` unless so many ranks can compute a spec."""
+    shared = isinstance(spec.model, NETWORKS) and spec.numerics == "exact"
+    if ranks != 1 and not (shared and spec.streams % ranks == 0):
+        raise RanksError(ranks, spec.streams if shared else None)
 
-    As many as CODELENGTH_RANKS says, where they divide the streams of a network; else one.
-    """
-    size = int(os.environ.get("CODELENGTH_RANKS", "1"))
-    if size == 1 or spec.numerics == "native" or not isinstance(spec.model, NETWORKS) or spec.streams % size:
+
+def ranks_used(spec: CodeSpec, ranks: int) -> tuple[int, list[str]]:
+    """How many of so many ranks compute a spec here, all or one, and the sentence that says why one."""
+    try:
+        require_ranks(spec, ranks)
+    except RanksError as error:
+        return 1, [f"one process computes it: {error}"]
+    return ranks, []
+
+
+def ranks_for(spec: CodeSpec) -> Ranks:
+    """The ranks for a new predictor of a spec, which ends the one before: as many of CODELENGTH_RANKS as can compute it."""
+    size, _ = ranks_used(spec, int(os.environ.get("CODELENGTH_RANKS", "1")))
+    if size == 1:
         return ALONE
     from shared.service.ranks import leading
 

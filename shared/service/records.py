@@ -122,6 +122,7 @@ class Transmission(BaseModel):
     """One transmission as one side sees it. Bits are exact sums; rates are null where they are undefined.
 
     steps: k. regime: whether k grows while D is sent. corpus: what both sides trained on before.
+    ranks: processes of this side that share the streams of its network; 1 for any other code, and where they cannot be shared.
     nll_bits: Σ −log2 p. z_bits: length of the code. wire: the ledger, bytes as this side sent and received them.
     queue_position: 1 for the next one, where the state is `queued`.
     resuming: whether this side goes on by itself, without being asked.
@@ -143,6 +144,7 @@ class Transmission(BaseModel):
     corpus: str | None = None
     auto_seconds: float | None = None
     send_f: bool = False
+    ranks: int = 1
     steps: int = 0
     tokens_done: int = 0
     f_bits: FBitsRecord

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.code.models import PRESETS
+from shared.service.errors import MAX_RANKS
 from shared.service.kernels import default_cache_directory
 
 
@@ -41,7 +42,10 @@ class Settings(BaseSettings):
     worker_threads: int = Field(default=1, ge=1, le=256, description="threads of one worker's products")
 
     ranks: int = Field(
-        default=1, ge=1, le=64, description="processes that share the streams of one network; any number gives the same bits"
+        default=1,
+        ge=1,
+        le=MAX_RANKS,
+        description="processes that share the streams of one network, if they divide them; the bits are the same",
     )
 
     warm: str | None = Field(

@@ -12,14 +12,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from shared.code.errors import TokenizerError
 from shared.code.spec import IdsVocabulary, Vocabulary
-from shared.code.vocabulary import MAX_VOCABULARY_SIZE, dataset_digest, from_tokens, to_tokens, token_width
+from shared.code.vocabulary import MAX_VOCABULARY_SIZE, Tokens, dataset_digest, from_tokens, to_tokens, token_width
 from shared.service.errors import InexactTokenizerError, TooLargeError
 from shared.service.forms import Read
 
@@ -29,6 +28,13 @@ _PIECE_BYTES: Final = 1 << 20
 _CUT_BYTES: Final = 1 << 12  # of a piece's end, where a space is looked for
 _PART_TOKENS: Final = 1 << 16
 _NOT_UTF8: Final = re.compile("([\udc80-\udcff])")  # as the error handler surrogateescape has it
+
+
+class Readable(Protocol):
+    """Octets to be read; fewer than asked for mean the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next ones."""
 
 
 class Octets(NamedTuple):
@@ -91,7 +97,14 @@ class OctetTokenizer:
         """The vocabulary of what it makes."""
         return IdsVocabulary(size=self.size, tokenizer=self.sha256)
 
-    def pieces(self, source: IO[bytes]) -> Iterator[bytes]:
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The tokenizer in a file, whatever its SHA-256. Raises `TooLargeError` too."""
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise TooLargeError(f"a tokenizer of {size} bytes", MAX_FILE_BYTES, "of this version")
+        return cls(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def pieces(self, source: Readable) -> Iterator[bytes]:
         """The octets, in pieces that are coded apart: all at once where that must be. Raises `TooLargeError`."""
         if not self.byte_level:
             data = source.read(MAX_WHOLE_BYTES + 1)
@@ -139,7 +152,47 @@ class OctetTokenizer:
         return text.encode("utf-8")
 
 
-def read_octets(tokenizer: OctetTokenizer, source: IO[bytes], target: IO[bytes]) -> Tokenized:
+class OctetDecoder:
+    """Octets of ids as these come; all at the end where a tokenizer decodes the whole only. limit: the octets that are accepted.
+
+    Raises `TooLargeError` beyond it.
+    """
+
+    def __init__(self, tokenizer: OctetTokenizer, limit: int) -> None:
+        self._tokenizer = tokenizer
+        self._limit = limit
+        self._waiting: list[int] = []
+        self._digest, self._size = hashlib.sha256(), 0
+
+    def take(self, ids: Tokens) -> bytes:
+        """The octets of the next ids, as far as they are known."""
+        if self._tokenizer.byte_level:
+            return self._made(ids.tolist())
+        self._waiting += ids.tolist()
+        if len(self._waiting) > MAX_WHOLE_BYTES:
+            raise TooLargeError("data for a tokenizer that is not byte-level", MAX_WHOLE_BYTES, "it must be decoded whole")
+        return b""
+
+    def end(self) -> bytes:
+        """The rest."""
+        waiting, self._waiting = self._waiting, []
+        return self._made(waiting)
+
+    @property
+    def octets(self) -> Octets:
+        """What has been given out."""
+        return Octets(self._size, self._digest.hexdigest())
+
+    def _made(self, ids: Sequence[int]) -> bytes:
+        data = self._tokenizer.decode(ids) if ids else b""
+        self._size += len(data)
+        if self._size > self._limit:
+            raise TooLargeError("what the tokens stand for", self._limit, "as announced")
+        self._digest.update(data)
+        return data
+
+
+def read_octets(tokenizer: OctetTokenizer, source: Readable, target: IO[bytes]) -> Tokenized:
     """Read octets and write the canonical bytes of their ids, as `forms.read` does.
 
     Raises `InexactTokenizerError` where decoding the ids does not give the octets, `TooLargeError` or `TokenizerError`.
@@ -161,27 +214,13 @@ def read_octets(tokenizer: OctetTokenizer, source: IO[bytes], target: IO[bytes])
 
 def write_octets(tokenizer: OctetTokenizer, path: Path, vocabulary: Vocabulary, target: IO[bytes], limit: int) -> Octets:
     """Write the octets that the dataset at `path`, canonical bytes, stands for. Raises `TooLargeError` beyond `limit` octets."""
-    octets, size = hashlib.sha256(), 0
-    for ids in _ids(path, vocabulary, whole=not tokenizer.byte_level):
-        data = tokenizer.decode(ids.tolist())
-        size += len(data)
-        if size > limit:
-            raise TooLargeError("what the tokens stand for", limit, "as announced")
-        octets.update(data)
-        target.write(data)
-    target.flush()
-    return Octets(size, octets.hexdigest())
-
-
-def _ids(path: Path, vocabulary: Vocabulary, *, whole: bool) -> Iterator[npt.NDArray[np.uint32]]:
-    part = token_width(vocabulary) * _PART_TOKENS
-    if whole:
-        part = path.stat().st_size
-        if part > token_width(vocabulary) * MAX_WHOLE_BYTES:
-            raise TooLargeError("data for a tokenizer that is not byte-level", MAX_WHOLE_BYTES, "it must be decoded whole")
+    decoder = OctetDecoder(tokenizer, limit)
     with path.open("rb") as file:
-        while part and (data := file.read(part)):
-            yield to_tokens(data, vocabulary)
+        while data := file.read(token_width(vocabulary) * _PART_TOKENS):
+            target.write(decoder.take(to_tokens(data, vocabulary)))
+    target.write(decoder.end())
+    target.flush()
+    return decoder.octets
 
 
 @contextlib.contextmanager

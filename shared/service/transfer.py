@@ -21,6 +21,7 @@ from shared.code.errors import CodelengthError
 from shared.code.spec import CodeSpec
 from shared.service import records
 from shared.service.errors import close_code_of, problem, problem_fields, slug_of
+from shared.service.kernels import ranks_used
 from shared.service.metering import ConnectionMeter
 from shared.service.records import Transmission, measured_f
 from shared.service.registry import Registry
@@ -173,6 +174,11 @@ class Recorder:
         self._meters: list[ConnectionMeter] = []
         self._started = asyncio.get_running_loop().time()
         self._seconds_before = dict(record.seconds)
+
+    def computing(self, spec: CodeSpec, ranks: int) -> None:
+        """Say how many of so many ranks compute this spec."""
+        self.record.ranks, notes = ranks_used(spec, ranks)
+        self.record.notes += [note for note in notes if note not in self.record.notes]
 
     def connected(self, meter: ConnectionMeter) -> None:
         """Count this connection as part of the transmission, and remember at once that there was one."""

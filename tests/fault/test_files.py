@@ -107,7 +107,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
 def compress(path, **manners):
     with Source(str(path)) as source:
         coding = filing.Coding(code="frequency", spec=preset("frequency"))
-        return filing.compress(source, coding=coding, corpora=channel.Corpora(), manners=Manners(**manners), quiet=True)
+        return filing.compress(source, coding=coding, assets=channel.Assets(), manners=Manners(**manners), quiet=True)
 
 
 def test_mode_and_times_are_kept(tmp_path):

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import byte_level_tokenizer
+
 pytest.importorskip("ray")
 pytestmark = pytest.mark.long
 
 GRID = """
 datasets = ["d.txt"]
 sizes = [4000, 16000]
-codes = ["frequency", "ngram", "small"]
+codes = ["frequency", "ngram", "small", "order-one"]
 steps = ["online", 0, 3]
 seeds = [1, 2]
 corpus = "c.txt"
@@ -27,7 +29,8 @@ streams = 4
 segment_tokens = 32
 """
 MARK = "CODELENGTH_TEST_SWEEP"
-COMMAND = [str(Path(sys.executable).parent / "codelength"), "sweep", "grid.toml"]
+PLUGIN = Path(__file__).parents[2] / "examples" / "order_one.py"
+COMMAND = [str(Path(sys.executable).parent / "codelength"), "sweep", "grid.toml", "--plugin", str(PLUGIN)]
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_killed_half_way_it_leaves_nothing_behind_and_goes_on(place):
             time.sleep(0.01)
         sweeping.send_signal(signal.SIGKILL)
     kept = lines(place)
-    assert 12 <= len(kept) < 24
+    assert 12 <= len(kept) < 30
     deadline = time.monotonic() + 60
     while left(place):
         assert time.monotonic() < deadline, left(place)
@@ -75,21 +78,22 @@ def test_killed_half_way_it_leaves_nothing_behind_and_goes_on(place):
     done = subprocess.run([*COMMAND, "--json"], cwd=place, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["trials"]
-    assert len(found) == 24
+    assert len(found) == 30
     assert {row["state"] for row in found} == {"verified"}
     assert lines(place)[: len(kept)] == kept
-    assert len(lines(place)) == 24  # none was made twice
+    assert len(lines(place)) == 30  # none was made twice
     assert all(row["dataset_sha256"] == row["reconstruction_sha256"] for row in found)
 
 
 def test_alice_and_bob_on_two_nodes(place):
     ray_cluster = pytest.importorskip("ray.cluster_utils")
+    (place / "t.json").write_text(byte_level_tokenizer((place / "d.txt").read_text(), 270).to_str())
     cluster = ray_cluster.Cluster()
     try:
         cluster.add_node(num_cpus=1)
         cluster.add_node(num_cpus=1, env_vars={"CODELENGTH_WORKER_THREADS": "2"})  # something for the runtimes to differ in
         done = subprocess.run(
-            [*COMMAND, "--address", cluster.address, "--json"],
+            [*COMMAND, "--address", cluster.address, "--json", "--tokenizer", "t.json"],
             cwd=place,
             env={**os.environ, "RAY_ADDRESS": ""},
             capture_output=True,
@@ -102,6 +106,8 @@ def test_alice_and_bob_on_two_nodes(place):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["trials"]
     assert {row["state"] for row in found} == {"verified"}
+    assert "order-one" in {row["code"] for row in found}
+    assert all(row["octets"] > row["tokens"] for row in found)
     assert all(row["node_alice"] != row["node_bob"] for row in found)
     assert {row["runtimes_differ"][:8] for row in found} == {"threads:"}
     assert all(row["wire_bytes_alice_to_bob"] == row["witness_bytes_alice_to_bob"] for row in found)

@@ -34,10 +34,10 @@ def stored(tmp_path):
         path, other = tmp_path / "file.clz1", tmp_path / "corpus"
         other.write_bytes(corpus)
         if frozen is not None:
-            start = Start(corpus=filing.corpus_digest(other, spec.vocabulary), steps=steps) if steps else None
+            start = Start(corpus=filing.corpus_identity(other, spec.vocabulary).sha256, steps=steps) if steps else None
             spec = spec.with_training(frozen=frozen, start=start)
         with path.open("wb") as file:
-            filing.compress(io.BytesIO(data).read, file.write, spec, "", corpora=filing.Corpora([other]))
+            filing.compress(io.BytesIO(data).read, file.write, spec, "", assets=filing.Assets([other]))
         return [path, other] if steps else [path]
 
     return write

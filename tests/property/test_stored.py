@@ -159,13 +159,13 @@ def corpora(tmp_path):
     (tmp_path / "other").write_bytes(TEXT)
     (tmp_path / "corpus").write_bytes(TEXT[::-1])
     (tmp_path / "kept").mkdir()
-    return filing.Corpora([tmp_path / "other", tmp_path / "corpus"], keep=tmp_path / "kept")
+    return filing.Assets([tmp_path / "other", tmp_path / "corpus"], keep=tmp_path / "kept")
 
 
 def begun(tmp_path, *, frozen, m=256):
     vocabulary = {"kind": "bytes"} if m == 256 else {"kind": "ids", "size": m}
     spec = CodeSpec.from_fields({"model": {"kind": "ngram", "table_bits": 10}, "vocabulary": vocabulary, "segment_tokens": 50})
-    corpus = filing.corpus_digest(tmp_path / "corpus", spec.vocabulary)
+    corpus = filing.corpus_identity(tmp_path / "corpus", spec.vocabulary).sha256
     return spec.with_training(frozen=frozen, start=Start(corpus=corpus, steps=30))
 
 
@@ -174,30 +174,30 @@ def begun(tmp_path, *, frozen, m=256):
 def test_a_code_that_starts_from_a_corpus(corpora, tmp_path, frozen, m):
     """Read with the corpus, whether its model was kept or not; refused without it, or with another."""
     spec, out = begun(tmp_path, frozen=frozen, m=m), io.BytesIO()
-    said = filing.compress(io.BytesIO(TEXT).read, out.write, spec, "ngram", corpora=corpora)
+    said = filing.compress(io.BytesIO(TEXT).read, out.write, spec, "ngram", assets=corpora)
     assert (said.regime, said.corpus, said.steps) == ("frozen" if frozen else "online", spec.start.corpus, 30)
     assert filing.scan(io.BytesIO(out.getvalue()).read) == [said]
-    for held in (corpora, filing.Corpora([tmp_path / "corpus"])):
+    for held in (corpora, filing.Assets([tmp_path / "corpus"])):
         found = io.BytesIO()
-        assert filing.decompress(io.BytesIO(out.getvalue()).read, found.write, corpora=held) == [said]
+        assert filing.decompress(io.BytesIO(out.getvalue()).read, found.write, assets=held) == [said]
         assert found.getvalue() == TEXT
-    for held, told in ((None, "not given"), (filing.Corpora([tmp_path / "other"]), "other has the SHA-256")):
+    for held, told in ((None, "not given"), (filing.Assets([tmp_path / "other"]), "other has the SHA-256")):
         with pytest.raises(CorpusError, match=f"{spec.start.corpus}.*{told}"):
-            filing.decompress(io.BytesIO(out.getvalue()).read, len, corpora=held)
+            filing.decompress(io.BytesIO(out.getvalue()).read, len, assets=held)
 
 
 def test_a_code_that_would_train_for_years_is_refused_before_it_begins(corpora, tmp_path):
     """A small file may ask for 2^40 steps. Allowed is what is reckoned, and not one token less; passes of replay count."""
     spec, out = begun(tmp_path, frozen=True), io.BytesIO()
-    filing.compress(io.BytesIO(TEXT).read, out.write, spec, "ngram", corpora=corpora)
-    filing.decompress(io.BytesIO(out.getvalue()).read, len, corpora=corpora, limits=Limits(training_tokens=30 * 50))
+    filing.compress(io.BytesIO(TEXT).read, out.write, spec, "ngram", assets=corpora)
+    filing.decompress(io.BytesIO(out.getvalue()).read, len, assets=corpora, limits=Limits(training_tokens=30 * 50))
     hello, *messages = [message for message, _ in read([out.getvalue()])]
     endless = spec.with_training(frozen=True, start=spec.start.model_copy(update={"steps": 1 << 40}))
     for asked, least, most in ((spec, 30 * 50, 30 * 50 - 1), (endless, 50 << 40, 1 << 26)):
         writer = StoredWriter()
         content = writer.begin(replace(hello, spec=asked.canonical_bytes())) + b"".join(map(writer.write, messages))
         with pytest.raises(LimitError, match=f"{least} is more than the limit of {most}"):
-            filing.decompress(io.BytesIO(content).read, len, corpora=corpora, limits=Limits(training_tokens=most))
+            filing.decompress(io.BytesIO(content).read, len, assets=corpora, limits=Limits(training_tokens=most))
     fields = {"model": {"kind": "recurrent"}, "training": {"kind": "online", "replay": {"passes": 3}}}
     assert training_tokens(CodeSpec.from_fields(fields)) == 0
     started = CodeSpec.from_fields(fields).with_training(frozen=True, start=spec.start)
@@ -207,12 +207,12 @@ def test_a_code_that_would_train_for_years_is_refused_before_it_begins(corpora, 
 def test_a_stored_model_that_differs_is_found_before_the_first_token(corpora, tmp_path):
     """A file in which PREPARED has another digest, or is missing."""
     out = io.BytesIO()
-    filing.compress(io.BytesIO(TEXT).read, out.write, begun(tmp_path, frozen=False), "ngram", corpora=corpora)
+    filing.compress(io.BytesIO(TEXT).read, out.write, begun(tmp_path, frozen=False), "ngram", assets=corpora)
     hello, *messages = [message for message, _ in read([out.getvalue()])]
     assert isinstance(messages[0], Prepared)
     for start, error in (([Prepared(digest=bytes(32))], StartMismatchError), ([], BadFrameError)):
         writer, written = StoredWriter(), []
         content = writer.begin(hello) + b"".join(map(writer.write, [*start, *messages[1:]]))
         with pytest.raises(error):
-            filing.decompress(io.BytesIO(content).read, written.append, corpora=corpora)
+            filing.decompress(io.BytesIO(content).read, written.append, assets=corpora)
         assert not written

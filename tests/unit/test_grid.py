@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ import pytest
 
 from harness.cluster import StartError
 from harness.sweep.grid import Grid, GridError, trials
-from harness.sweep.pairs import PairLostError, TrialError, Where
+from harness.sweep.pairs import Order, PairLostError, TrialError, Where
 from harness.sweep.running import row_of, sweep
 from harness.sweep.table import COLUMNS, Table, TableError
+from shared.service.tokenizing import OctetTokenizer, read_octets
+from tests.support import byte_level_tokenizer
 
 WHERE = Where(node_alice="a", node_bob="b", runtime_alice='{"numpy":"1","x":1}', runtime_bob='{"numpy":"2","x":1}')
 
@@ -75,9 +78,53 @@ def test_token_ids(data):
     assert np.array_equal(np.load(trial.dataset.path), np.arange(260))
 
 
+TOKENIZED = 'datasets = ["d.txt", {path = "d.txt", tokenizer = "t.json"}]\nsizes = [5, 99]\ncodes = ["ngram"]\n'
+
+
+def test_octets_by_a_tokenizer(data):
+    """Beside themselves; their beginnings are the octets of so many tokens, and a corpus goes by the dataset's tokenizer."""
+    content = b"to be or not to be, that is the question\xff" * 3
+    (data / "d.txt").write_bytes(content)
+    (data / "t.json").write_text(byte_level_tokenizer(content[:-1].decode("latin-1"), 270).to_str())
+    found = made(data, TOKENIZED + 'steps = ["online", 1]\ncorpus = "c.txt"')
+    assert len({one.key for one in found}) == len(found) == 8
+    plain, tokens = found[:4], found[4:]
+    assert {one.spec.tokenizer for one in plain} == {None}
+    (tokenizer,) = {one.spec.tokenizer for one in tokens}
+    assert tokenizer == hashlib.sha256((data / "t.json").read_bytes()).hexdigest()
+    assert {one.dataset.tokenizer.read_bytes() for one in tokens} == {(data / "t.json").read_bytes()}
+    assert [one.title for one in tokens[::2]] == ["d.txt@t.json[:5] ngram online", "d.txt@t.json[:99] ngram online"]
+    loaded = OctetTokenizer.of(data / "t.json")
+    for one in tokens:
+        octets, target = one.dataset.path.read_bytes(), io.BytesIO()
+        read = read_octets(loaded, io.BytesIO(octets), target).read
+        assert content.startswith(octets)
+        assert (one.dataset.tokens, one.dataset.sha256, one.dataset.form) == (read.tokens, read.sha256, "octets")
+    assert [one.dataset.tokens for one in tokens[::2]] == [5, read_octets(loaded, io.BytesIO(content), io.BytesIO()).read.tokens]
+    assert tokens[1].corpus.tokenizer == tokens[1].dataset.tokenizer
+    assert tokens[1].corpus.sha256 != plain[1].corpus.sha256
+    (data / "ids.json").write_text('{"vocabulary_size": 9, "tokens": [1, 2]}')
+    (data / "plain.toml").write_text('datasets = ["d.txt", {path = "ids.json", form = "json"}]\ncodes = ["ngram"]')
+    both = trials(Grid.read(data / "plain.toml").by(data / "t.json"), data, data / "held")
+    assert [one.spec.tokenizer for one in both] == [tokenizer, None]
+
+
+def test_an_order_names_each_file_once_and_moves_with_them(data, tmp_path):
+    (data / "t.json").write_text(byte_level_tokenizer("to be", 260).to_str())
+    found = made(data, 'datasets = [{path = "d.txt", tokenizer = "t.json"}]\ncodes = ["ngram"]\nsteps = [1]\ncorpus = "c.txt"')
+    order = Order.of(found[0])
+    assert [path.read_bytes() for path in order.files] == [(data / name).read_bytes() for name in ("d.txt", "t.json", "c.txt")]
+    moved = order.at(tmp_path / "there")
+    assert [path.parent for path in moved.files] == [tmp_path / "there"] * 3
+    assert [path.name for path in moved.files] == [path.name for path in order.files]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('datasets = [{path = "d.txt", tokenizer = "t.json"}]\ncodes = ["ngram"]', "t.json: no such file"),
+        ('datasets = [{path = "d.txt", tokenizer = "c.txt"}]\ncodes = ["ngram"]', "the package tokenizers cannot use it"),
+        ('datasets = [{path = "d.txt", tokenizer = "c.txt", form = "npy"}]\ncodes = ["ngram"]', "a tokenizer is for octets"),
         ("datasets = [", "is no TOML"),
         ("codes = ['ngram']", "datasets: Field required"),
         ("datasets = ['d.txt']\ncodes = []", "codes: List should have at least 1"),

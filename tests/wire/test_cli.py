@@ -109,6 +109,15 @@ def test_codes(urls):
         (["transmit", "README.md", "--ranks", "0"], "from 1 to 64"),
         (["transmit", "README.md", "--ranks", "1,2,3"], "from 1 to 64"),
         (["transmit", "README.md", "--ranks", "2", "--alice", "http://x", "--bob", "http://x"], "CODELENGTH_RANKS"),
+        (
+            ["transmit", "README.md", "--ranks", "1,3", "--code", "recurrent"],
+            "cannot share 16 streams evenly; 1, 2, 4, 8 or 16 can",
+        ),
+        (["transmit", "README.md", "--ranks", "2"], "2 ranks have nothing to share"),
+        (
+            ["transmit", "README.md", "--ranks", "2", "--code", "recurrent", "--set", "numerics=native"],
+            "only networks with exact numerics",
+        ),
         (["transmit", "README.md", "--code", "auto", "--set", "training.replay.passes=1"], "yet to choose"),
         (["transmit", "README.md", "--plugin", "README.md"], "line "),
         (["serve", "eve"], "eve"),

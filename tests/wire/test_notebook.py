@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import harness.client
+import harness.cluster
 from harness import TransmissionError, compare, notebook, transmit
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,43 @@ def test_what_is_no_data_is_told(tmp_path):
         transmit(b"x", alice="http://127.0.0.1:1")
     with pytest.raises(ValueError, match="at least one"):
         compare(b"x", [])
+
+
+def test_codes_of_ones_own_have_services_of_their_own(cluster, client, monkeypatch, tmp_path):
+    """They start at the first call, serve the next ones, and start anew once a file has changed."""
+    started = []
+
+    class Cluster:
+        alice, bob, wire = cluster.alice, cluster.bob, cluster.wire
+
+        def __init__(self, environment):
+            started.append(environment)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            started.append("stopped")
+
+    monkeypatch.setattr(harness.cluster, "Cluster", Cluster)
+    plugin, model = tmp_path / "mine.py", tmp_path / "model"
+    plugin.write_text("CODES = {}")
+    model.mkdir()
+    own = {"plugins": [plugin], "pretrained": [model]}
+    for _ in range(2):
+        transmit(b"x", "uniform", **own)
+    named = {"CODELENGTH_PLUGINS": str(plugin), "CODELENGTH_PRETRAINED": str(model)}
+    assert started == [named]
+    (model / "config.json").write_text("{}")
+    assert compare(b"x", ["uniform"], **own).best.code == "uniform"
+    assert started == [named, "stopped", named]
+    transmit(b"x", "uniform")  # by the plain ones
+    assert len(started) == 3
+    notebook.close()
+    assert started[3:] == ["stopped"]
+    for wrong, said in (({"plugins": [tmp_path / "none.py"]}, "none.py: no such file"), ({"alice": "x", "bob": "x"}, "private")):
+        with pytest.raises(ValueError, match=said):
+            transmit(b"x", "uniform", **{**own, **wrong})
 
 
 def test_what_was_not_verified_raises(client, monkeypatch):

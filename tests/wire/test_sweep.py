@@ -1,5 +1,6 @@
 """`codelength sweep` over running services: a table of verified rows, resumed, retried, drawn."""
 
+import hashlib
 import json
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.sweep import pairs
+from tests.support import byte_level_tokenizer
 
 GRID = """
 datasets = ["d.txt"]
@@ -71,6 +73,25 @@ def test_sweep(grid, tmp_path):
     ]
     assert plain[0] == plain[1]
     assert "12 of 12 trials" in again.stderr
+
+
+def test_octets_by_a_tokenizer(grid, tmp_path):
+    """`--tokenizer` is for all octets; tokens, a corpus among them, are sent by it and cost what it costs."""
+    (tmp_path / "t.json").write_text(byte_level_tokenizer((tmp_path / "d.txt").read_text(), 270).to_str())
+    (tmp_path / "grid.toml").write_text(GRID.replace("100, 400", "30").replace('"frequency", ', "").replace(", 0,", ","))
+    done = run.invoke(app, ["sweep", "grid.toml", "--local", "--json", "--tokenizer", "t.json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["trials"]
+    assert [(row["dataset"], row["tokens"], row["k"], row["state"]) for row in rows] == [
+        ("d.txt@t.json", 30, k, "verified") for k in (None, 2)
+    ]
+    for row in rows:
+        assert row["tokenizer"] == hashlib.sha256((tmp_path / "t.json").read_bytes()).hexdigest()
+        assert row["dataset_sha256"] == row["reconstruction_sha256"]
+        assert row["octets"] > row["tokens"]
+        assert row["bits_per_byte"] == pytest.approx(row["nll_bits"] / row["octets"])
+        assert row["f_assets_bits"] > 0
+    assert rows[1]["f_assets_bits"] > rows[0]["f_assets_bits"]
 
 
 def test_failures_are_kept_and_retried(grid, tmp_path, monkeypatch):

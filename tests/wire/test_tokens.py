@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from tokenizers import normalizers
 
+from harness import compare, notebook, transmit
+from harness.bench import Bench, BenchError
 from shared.channel.messages import CHANNEL_PATH, SUBPROTOCOL, Check, Data, End, Hello, Text
 from shared.channel.protocol import Channel
 from shared.channel.states import Role
@@ -98,6 +100,46 @@ def test_what_it_cost(sent, tokenizer):
 def test_auto_charges_it_too(client, dataset, tokenizer):
     result = client.transmit(dataset["id"], "auto", training={"auto_seconds": 0.3})
     assert (result["state"], result["f_bits"]["assets"]) == ("verified", tokenizer["asset_bits"])
+
+
+def test_bench_measures_a_code_with_it_beside_the_code(client, files, tokenizer, tmp_path, monkeypatch):
+    """Over the tokens, per byte of the octets; by another tokenizer of that name it is measured anew."""
+    monkeypatch.setattr(Bench, "_client", lambda *_: client)
+    data, place, told = tmp_path / "data", tmp_path / "r.json", []
+    data.write_bytes(DATA[:700])
+    for chosen in (None, files / "tokenizer.json", files / "tokenizer.json"):
+        with Bench(place, told.append, chosen) as bench:
+            bench.run([data], ["ngram", "recurrent:native"], [], 1, again=False)
+    assert len(told) == 4
+    found = {one["name"]: one for one in json.loads(place.read_text())["results"]}
+    assert set(found) == {"ngram", "ngram@tokenizer.json", "recurrent:native", "recurrent:native@tokenizer.json"}
+    plain, by_tokens = found["ngram"], found["ngram@tokenizer.json"]
+    assert (plain["bytes"], by_tokens["bytes"], by_tokens["tokenizer"]) == (700, 700, tokenizer["id"])
+    assert by_tokens["f_bytes"] - plain["f_bytes"] >= tokenizer["asset_bits"] // 8
+    assert by_tokens["z_bits"] != plain["z_bits"]
+    other = tmp_path / "tokenizer.json"
+    other.write_text((files / "tokenizer.json").read_text() + " ")
+    client.post_tokenizer(other)
+    with Bench(place, told.append, other) as bench:
+        bench.run([data], ["ngram"], [], 1, again=False)
+    assert len(told) == 5
+    data.write_bytes(b"OH")
+    client.post_tokenizer(files / "lowercase.json")
+    with (
+        Bench(place, told.append, files / "lowercase.json") as bench,
+        pytest.raises(BenchError, match="data: the tokenizer"),
+    ):
+        bench.run([data], ["ngram"], [], 1, again=False)
+
+
+def test_from_python(files, tokenizer, client, monkeypatch):
+    monkeypatch.setitem(notebook._clients, (None, None), client)
+    for data in (files / "data", DATA):
+        found = transmit(data, "frequency", tokenizer=files / "tokenizer.json").as_dict["dataset"]
+        assert (found["tokenizer"], found["octets"]) == (tokenizer["id"], len(DATA))
+    assert compare(DATA[:500], ["frequency"], tokenizer=files / "tokenizer.json").best.vocabulary_size == 280
+    with pytest.raises(ValueError, match="for octets"):
+        transmit([1, 2], tokenizer=files / "tokenizer.json")
 
 
 def test_an_empty_file(client, tokenizer, tmp_path):

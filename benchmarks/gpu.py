@@ -49,6 +49,7 @@ def blocks(tokens: Any, size: int) -> list[Any]:
 def alice(spec: Any, tokens: Any, device: str, limit_s: float) -> tuple[bytes, int, list[Any], dict[str, Any]]:
     """The code, the checks of all blocks, and figures. What lies after `limit_s` seconds is not coded."""
     from shared.code.codec import Encoder
+    from shared.service.coding import DIGEST_EVERY_BLOCKS
 
     encoder, z, checks, seconds = Encoder(spec), [], [], []
     started = time.perf_counter()
@@ -60,7 +61,8 @@ def alice(spec: Any, tokens: Any, device: str, limit_s: float) -> tuple[bytes, i
                 break
         else:
             synchronise(device)
-            checks.append(encoder.check(with_digest=True))
+            ends = encoder.position == len(tokens)
+            checks.append(encoder.check(with_digest=ends or len(checks) % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1))
             continue
         break
     total = time.perf_counter() - started
@@ -98,7 +100,8 @@ def bob(spec: Any, tokens: Any, z: bytes, bits: int, checks: list[Any], device: 
         decoder.begin_block(len(block))
         while not decoder.block_done:
             decoder.decode()
-        equal = equal and bool(np.array_equal(decoder.take_block()[0], block)) and decoder.check(with_digest=True) == check
+        equal = equal and bool(np.array_equal(decoder.take_block()[0], block))
+        equal = equal and decoder.check(with_digest=check.digest is not None) == check
         count += len(block)
     total = time.perf_counter() - started
     return {"bob": device, "bob_bytes": count, "bob_bytes_per_second": count / total, "equal": equal}
@@ -106,10 +109,13 @@ def bob(spec: Any, tokens: Any, z: bytes, bits: int, checks: list[Any], device: 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One row."""
+    import torch
+
     from harness.bench import machine
     from shared.code.models import spec_of
     from shared.code.spec import NETWORKS
 
+    torch.set_num_threads(options.threads)
     text = options.code if not options.code.startswith("{") else json.loads(options.code)
     spec = spec_of(text)
     assert isinstance(spec.model, NETWORKS)
@@ -120,8 +126,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     z, bits, checks, figures = alice(spec, tokens, options.device, options.limit)
     found |= figures
     if options.device != "cpu":
-        import torch
-
         found["gpu"], found["gpu_bytes"] = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
     if options.decode:
         part = tokens[: options.decode]
@@ -143,6 +147,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bob", default="cpu", help="his device")
     parser.add_argument("--products", default="auto", help="back end; int8 if it is exact")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU's products")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further block is coded")
     parser.add_argument("--out", type=Path, help="a file of lines to append to")
@@ -160,8 +165,26 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows."""
-    return [str(row) for row in rows]
+    """The rows as a table, and what they were measured on."""
+    lines = [
+        "",
+        "| | device, products | bytes | bits/byte | Alice, kB/s | GPU memory, GB | Bob's device | decoded | Bob, kB/s | digests |",
+        "|---|---|--:|--:|--:|--:|---|--:|--:|---|",
+    ]
+    for row in rows:
+        memory = f"{row['gpu_bytes'] / 1e9:.1f}" if "gpu_bytes" in row else "–"
+        cells = [row["name"], f"{row['device']}, {row['products']}", f"{row['bytes']:,}", f"{row['bits_per_byte']:.3f}"]
+        cells += [f"{row['bytes_per_second'] / 1000:.1f}", memory]
+        if "bob" in row:
+            equal = "equal" if row["equal"] else "**differ**"
+            cells += [row["bob"], f"{row['bob_bytes']:,}", f"{row['bob_bytes_per_second'] / 1000:.1f}", equal]
+        lines.append(f"| {' | '.join(cells + ['–'] * (10 - len(cells)))} |")
+    for row in {(row.get("gpu"), row["machine"]["commit"]): row for row in rows}.values():
+        host = row["machine"]
+        versions = ", ".join(f"{name} {host['versions'][name]}" for name in ("torch", "numpy", "numba"))
+        place = f"{row.get('gpu', 'no GPU')}; {host['processor']}, {host['cores']} cores, Python {host['python']}, {versions}"
+        lines += ["", f"{place}; {host['date']}, commit {host['commit']}."]
+    return lines
 
 
 if __name__ == "__main__":

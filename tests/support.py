@@ -17,6 +17,7 @@ from shared.code.vocabulary import dataset_digest, from_tokens
 STATISTICAL = tuple(name for name, one in PRESETS.items() if not isinstance(one.model, NETWORKS))
 """Presets cheap enough for heavy fuzzing; networks are fuzzed small, see `SMALL_NETWORKS`."""
 NETWORK_PRESETS = tuple(name for name, one in PRESETS.items() if name not in STATISTICAL and not one.heavy)
+LIGHT = tuple(name for name, one in PRESETS.items() if not one.heavy)
 HEAVY = tuple(name for name, one in PRESETS.items() if one.heavy)
 """Presets that cost half a minute here: long tests."""
 

@@ -36,7 +36,7 @@ def choice_bits(name: str) -> int:
 
 
 def candidates(vocabulary: Vocabulary, max_model_bytes: int) -> list[str]:
-    """The presets that a service allows, quickest first; no heavy ones, and none of files that a user named: Bob may have others."""
+    """The presets that a service allows, quickest first; none heavy, none of a user's files, which Bob may not have."""
     known = [name for name, one in PRESETS.items() if not one.local and not one.heavy]
     return [name for name in known if preset(name, vocabulary).memory_bytes <= max_model_bytes]
 

@@ -7,7 +7,7 @@ import torch
 from shared.code.exact import kernels, products
 from shared.code.models import build, preset
 from shared.service import vectors
-from tests.support import NETWORK_PRESETS, decode, encode
+from tests.support import HEAVY, NETWORK_PRESETS, decode, encode
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 
@@ -21,10 +21,15 @@ def _machine():
     products.choose("float64")
 
 
-@pytest.mark.parametrize("name", [name for name in vectors.golden()[0] if name.split()[0] in NETWORK_PRESETS])
-def test_vectors(name):
-    kernels.choose("reference", "cuda")
-    assert vectors.compute([name]) == {name: vectors.golden()[0][name]}
+GOLDEN = vectors.golden(heavy=True)[0]
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name.split()[0] in NETWORK_PRESETS + HEAVY])
+@pytest.mark.parametrize("backend", products.BACKENDS)
+def test_vectors(name, backend, monkeypatch):
+    monkeypatch.setenv("CODELENGTH_DEVICE", "cuda")
+    monkeypatch.setenv("CODELENGTH_PRODUCTS", backend)
+    assert vectors.compute([name]) == {name: GOLDEN[name]}
 
 
 @pytest.mark.parametrize("code", NETWORK_PRESETS)

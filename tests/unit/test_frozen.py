@@ -8,9 +8,9 @@ import pytest
 
 from shared.code.codec import Decoder, Encoder, prepare, sample
 from shared.code.errors import CorpusError, SpecError, StateError
-from shared.code.models import PRESETS, preset
+from shared.code.models import preset
 from shared.code.spec import CodeSpec, IdsVocabulary, Start
-from tests.support import REPLAY, SMALL_NETWORKS, STATISTICAL, decode, encode, small, small_model
+from tests.support import LIGHT, REPLAY, SMALL_NETWORKS, STATISTICAL, decode, encode, small, small_model
 
 TEXT = b"It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. "
 CORPUS = np.frombuffer(TEXT * 12, dtype=np.uint8).astype(np.uint32)
@@ -79,7 +79,7 @@ def test_round_trip(name, frozen, steps):
     assert units / (1 << 24) - 16 <= bits <= units / (1 << 24) + 64
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", LIGHT)
 def test_frozen_at_0_costs_what_the_uniform_code_does(name):
     spec = preset(name).with_training(frozen=True, start=None)
     _, bits, units, _ = encode(spec, DATA)

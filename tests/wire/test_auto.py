@@ -4,8 +4,8 @@ import httpx
 import numpy as np
 import pytest
 
-from shared.code.models import PRESETS
 from shared.service.choosing import choice_bits
+from tests.support import LIGHT
 
 NOISE = np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8).tobytes()
 
@@ -24,11 +24,11 @@ def test_noise_is_sent_as_it_is_and_a_slow_code_is_left_out(cluster, client):
     identifier = post(cluster, dataset=dataset, code="auto", auto_seconds=0.5).json()["id"]
     alice, bob = settled(cluster, client, identifier)
     assert alice["state"] == "verified"
-    assert alice["code"]["name"] == bob["code"]["name"] == f"auto: uniform of {len(PRESETS)}"
+    assert alice["code"]["name"] == bob["code"]["name"] == f"auto: uniform of {len(LIGHT)}"
     assert alice["f_bits"] == bob["f_bits"]
-    assert alice["f_bits"]["spec"] == 8 * len(b'{"format":1,"model":{"kind":"uniform"}}') + (len(PRESETS) - 1).bit_length()
+    assert alice["f_bits"]["spec"] == 8 * len(b'{"format":1,"model":{"kind":"uniform"}}') + (len(LIGHT) - 1).bit_length()
     assert alice["sk_bits"] == bob["sk_bits"]
-    assert [one["code"] for one in alice["choice"]] == list(PRESETS)
+    assert [one["code"] for one in alice["choice"]] == list(LIGHT)
     finished = [one for one in alice["choice"] if one["sk_bits"] is not None]
     assert finished[0]["code"] == "uniform"
     assert finished[0]["tokens"] == len(NOISE)

@@ -168,7 +168,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as a table, and what they were measured on."""
     lines = [
         "",
-        "| | device, products | bytes | bits/byte | Alice, kB/s | GPU memory, GB | Bob's device | decoded | Bob, kB/s | digests |",
+        "| | device, products | bytes | bits/byte | Alice, kB/s | memory, GB | Bob's device | decoded | Bob, kB/s | digests |",
         "|---|---|--:|--:|--:|--:|---|--:|--:|---|",
     ]
     for row in rows:

@@ -98,7 +98,7 @@ PRESETS: dict[str, Preset] = {
             model=TransformerModel(layers=6, width=512, hidden=1024, taps=4, context=128, tables=Tables(bits=18)),
             training=OnlineTraining(optimizer=Adam(rate=500)),
             block_tokens=131_072,
-            segment_tokens=16,
+            segment_tokens=32,
             streams=64,
             heavy=True,
         ),

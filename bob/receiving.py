@@ -145,7 +145,7 @@ class Receiving:
                 case "cancelled":
                     self._held.store.empty_transmission(identifier)
                 case "verified" | "failed":
-                    self._tidy(identifier)
+                    self._held.store.tidy_transmission(identifier)
         await self._conversation.end(error)
         if recorder is not None:
             await recorder.settle()
@@ -153,13 +153,6 @@ class Receiving:
         if self._others.get(self._identifier) is self:
             del self._others[self._identifier]
         self._ended.set()
-
-    def _tidy(self, identifier: str) -> None:
-        """Keep what tells of bits; the rest served to go on."""
-        directory = self._held.store.transmission_directory(identifier)
-        for name in ("received", "received.new", "reconstruction.partial", f"{DECODED_OCTETS}.partial"):
-            (directory / name).unlink(missing_ok=True)
-        remove_snapshots(directory)
 
     async def give_way(self) -> None:
         """End, because Alice has come back by another connection."""

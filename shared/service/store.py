@@ -115,6 +115,13 @@ class Store:
         """Delete the files of a transmission, and keep its record."""
         shutil.rmtree(self.transmission_directory(identifier), ignore_errors=True)
 
+    def tidy_transmission(self, identifier: str) -> None:
+        """Keep of the files of a transmission what tells of bits, and the decoded octets; the rest served to go on."""
+        directory = self.transmission_directory(identifier)
+        for pattern in ("received", "received.new", "*.partial", "snapshot.*"):
+            for path in directory.glob(pattern):
+                path.unlink(missing_ok=True)
+
     def put_farewell(self, transmission: Transmission, reason: str) -> None:
         """Remember that the peer must be told why this one was given up."""
         row = (transmission.id, reason, transmission.model_dump_json())
@@ -178,8 +185,15 @@ class Store:
             self.object(sha256).unlink(missing_ok=True)
 
     def _end_what_was_cut_off(self) -> None:
-        """A record that says it runs, when nothing runs yet, was cut off by the last stop. What is paused stays so."""
+        """A record that says it runs, when nothing runs yet, was cut off by the last stop. What is paused stays so.
+
+        Of one that had ended the files that it no longer needs may still be there.
+        """
         for item in self.transmissions():
+            if item.state == "cancelled":
+                self.empty_transmission(item.id)
+            elif item.state in ("verified", "failed"):
+                self.tidy_transmission(item.id)
             if not item.settled:
                 if item.state in ("queued", "running", "interrupted"):
                     item.state, item.resuming = "interrupted", False

@@ -2,7 +2,6 @@
 
 import pytest
 
-from shared.code.models import preset
 from shared.service.examples import TRANSMISSION
 from shared.service.records import Transmission
 from shared.service.store import Store

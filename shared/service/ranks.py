@@ -1,5 +1,6 @@
-"""The ranks of a worker as processes of this machine, which speak through `torch.distributed` (gloo).
+"""The ranks of a worker as processes of this machine, which speak through `torch.distributed`.
 
+What lies on the CPU goes by gloo; what lies on GPUs by NCCL where each rank has one of its own, else by gloo too.
 `kernels.ranks_for` says how many, the worker itself being the leader. The others start when the first network needs them, and end
 with the worker: their standard input is a pipe that only it holds.
 """
@@ -30,17 +31,31 @@ _COMMAND: Final = "from shared.service.ranks import main; main()"
 Array = npt.NDArray[Any]
 
 
+def device_of(rank: int) -> str:
+    """Where a rank computes: `cuda` is the ranks' GPUs in turn."""
+    wanted = os.environ.get("CODELENGTH_DEVICE", "cpu")
+    return f"cuda:{rank % max(1, torch.cuda.device_count())}" if wanted == "cuda" else wanted
+
+
+def group_backend(size: int) -> str:
+    """What the ranks speak through; NCCL wants a GPU for each."""
+    own = os.environ.get("CODELENGTH_DEVICE") == "cuda" and torch.cuda.device_count() >= size
+    return "cpu:gloo,cuda:nccl" if own and distributed.is_nccl_available() else "gloo"
+
+
 class Processes:
     """One of the ranks, which meet at a file. Raises `RuntimeError` once one of them is gone."""
 
     def __init__(self, meeting: str, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=_PATIENCE)
+        distributed.init_process_group(
+            group_backend(size), init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=_PATIENCE
+        )
         self.maximum(0.0)  # all have met, and the file is needed no more
 
-    def maximum(self, value: float) -> float:
+    def maximum(self, value: Any) -> float:
         """The largest of all ranks' numbers."""
-        found = torch.tensor([value])
+        found = torch.tensor([float(value)])
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return float(found)
 
@@ -73,7 +88,9 @@ class Leading:
         directory = tempfile.TemporaryDirectory(prefix="codelength-ranks-")
         meeting = str(Path(directory.name) / "meeting")
         self._followers = [
-            subprocess.Popen([sys.executable, "-c", _COMMAND, meeting, str(rank), str(size)], stdin=subprocess.PIPE, stdout=2)  # noqa: S603 - our own Python
+            subprocess.Popen(  # noqa: S603 - our own Python
+                [sys.executable, "-c", _COMMAND, meeting, str(rank), str(size), device_of(rank)], stdin=subprocess.PIPE, stdout=2
+            )
             for rank in range(1, size)
         ]
         self._ranks = Processes(meeting, 0, size)
@@ -100,8 +117,9 @@ def leading(size: int) -> Leading:
 def main() -> None:
     """Follow the leader, one spec after the other."""
     threading.Thread(target=_end_with_leader, daemon=True).start()
-    meeting, rank, size = sys.argv[1:]
+    meeting, rank, size, device = sys.argv[1:]
     ranks = Processes(meeting, int(rank), int(size))
+    os.environ["CODELENGTH_DEVICE"] = device
     length = np.zeros(1, dtype=np.int64)
     while True:
         ranks.broadcast(length)

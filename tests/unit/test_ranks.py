@@ -8,9 +8,27 @@ import pytest
 from shared.code.errors import StateError
 from shared.code.models import build, build_trunk
 from shared.code.models.trunk import follow, leave
+from shared.service.ranks import device_of, group_backend
 from tests.support import decode, encode, small
 
 TOKENS = np.frombuffer((b"A rank has all weights and some of the streams. " * 12)[:430], dtype=np.uint8).astype(np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "backend", "devices"),
+    [
+        ("cpu", 8, "gloo", ["cpu"] * 4),
+        ("cuda", 4, "cpu:gloo,cuda:nccl", ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ("cuda", 2, "gloo", ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        ("cuda:1", 4, "gloo", ["cuda:1"] * 4),
+    ],
+)
+def test_nccl_only_where_each_rank_has_a_gpu(monkeypatch, device, gpus, backend, devices):
+    monkeypatch.setenv("CODELENGTH_DEVICE", device)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    assert group_backend(4) == backend
+    assert [device_of(rank) for rank in range(4)] == devices
 
 
 class ThreadRanks:

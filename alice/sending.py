@@ -11,6 +11,7 @@ from shared.channel.errors import (
     DigestMismatchError,
     DivergedError,
     PeerLostError,
+    RefusedError,
     UnexpectedMessageError,
 )
 from shared.channel.legs import SAFE_CODE, Leg, safe_code
@@ -27,7 +28,7 @@ from shared.service.errors import InterruptedTransmissionError, WorkerLostError
 from shared.service.kernels import runtime_fingerprint, warning
 from shared.service.pool import Worker
 from shared.service.records import CodeReference, FBitsRecord, Transmission, measured_f
-from shared.service.retrying import Retrying
+from shared.service.retrying import Retrying, is_doubtful
 from shared.service.snapshots import remove_snapshots
 from shared.service.transfer import Conversation, Recorder, side_by_side
 from shared.service.worker import EncodeJob, reset_peak_memory
@@ -127,7 +128,7 @@ class Sending:
         except asyncio.CancelledError:
             await self._stopped()
         except Exception as error:  # noqa: BLE001 - the record is where it is told
-            recorder.failed(error)
+            recorder.failed(error, curable=is_doubtful(error) and not isinstance(error, RefusedError))
         else:
             recorder.verified(sha256)
         if recorder.record.state in ("verified", "failed", "cancelled"):

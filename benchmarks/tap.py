@@ -7,7 +7,7 @@ import threading
 import uvicorn
 
 from harness.simulation import Simulation
-from harness.wire import Relay, create_app
+from harness.wire import Passage, Relay, create_app
 
 
 class Tap(Relay):
@@ -19,6 +19,7 @@ class Tap(Relay):
     def __init__(self) -> None:
         super().__init__("127.0.0.1", 9)
         self.carried: list[bytearray] = []
+        self._flip: tuple[str, int] | None = None
         self._open: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -52,11 +53,33 @@ class Tap(Relay):
         finally:
             self._open.discard(task)
 
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, passage: Passage, counter: str) -> None:
+        toward = "bob" if counter.startswith("client") else "alice"
+        if self._flip is not None and self._flip[0] == toward:
+            (_, bit), self._flip = self._flip, None
+            read, come = source.read, 0
+
+            async def damaged(size: int = -1) -> bytes:
+                nonlocal come
+                data = bytearray(await read(size))
+                place, come = bit // 8 - come, come + len(data)
+                if 0 <= place < len(data):
+                    data[place] ^= 1 << bit % 8
+                return bytes(data)
+
+            source.read = damaged  # type: ignore[method-assign]
+        await super()._carry(source, target, passage, counter)
+
     def channel(self, text: str = "") -> None:
         """What later connections suffer; they are counted from here."""
-        self._connections = 0
+        self._connections, self._flip = 0, None
         self.carried.clear()
         self.simulation = Simulation.parse(text) if text else None
+
+    def flip(self, toward: str, bit: int) -> None:
+        """The channel is good but for that bit of what flows toward `alice` or `bob` on the next connection."""
+        self.channel()
+        self._flip = toward, bit
 
     def cut(self) -> None:
         """End the connections that there are."""

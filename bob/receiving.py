@@ -140,7 +140,7 @@ class Receiving:
         if recorder is not None:
             identifier = recorder.record.id
             if error is not None and not recorder.record.reconstruction.verified:
-                recorder.failed(error, curable=error is self._conversation.nonsense)
+                recorder.failed(error, curable=self._conversation.doubts(error))
             match recorder.record.state:
                 case "cancelled":
                     self._held.store.empty_transmission(identifier)

@@ -84,12 +84,12 @@ class FrameMeter:
     """Splits one direction of a websocket connection (RFC 6455) into its parts, from the bytes as they stand on the socket.
 
     `compressed` tells whether a frame used a reserved bit, as permessage-deflate does: such bytes are no honest count. `closed`
-    tells whether a whole close frame has passed, after which nothing follows.
+    tells whether a whole close frame has passed, and no part of another frame behind it.
     """
 
     def __init__(self, *, client: bool) -> None:
         self.ledger = DirectionLedger()
-        self.compressed = self.closed = False
+        self.compressed = self._close_passed = False
         self._client = client
         self._head = bytearray()
         self._upgraded: bool | None = None  # None until the HTTP head is complete
@@ -117,7 +117,7 @@ class FrameMeter:
                 view = view[part:]
             else:
                 view = self._header(view)
-            self.closed |= self._is_close and not self._left
+            self._close_passed |= self._is_close and not self._left
 
     def _handshake(self, view: memoryview) -> memoryview:
         before = len(self._head)
@@ -156,6 +156,11 @@ class FrameMeter:
             head.clear()
             break
         return view
+
+    @property
+    def closed(self) -> bool:
+        """Whether the close frame has crossed whole; where its length was damaged, frames behind it do not add up."""
+        return self._close_passed and not self.inside_frame
 
     @property
     def inside_frame(self) -> bool:

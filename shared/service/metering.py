@@ -70,19 +70,15 @@ class ConnectionMeter:
     def wrote(self, data: bytes | bytearray | memoryview) -> None:
         """Count bytes handed to the transport."""
         self._sent.feed(data)
-        self._assert_plain()
+        if self._sent.compressed:
+            raise RuntimeError("a websocket frame uses a reserved bit: permessage-deflate must be off")
 
     def read(self, data: bytes) -> None:
-        """Count bytes the transport delivered."""
+        """Count bytes the transport delivered. A reserved bit in them is damage, with which websockets ends the connection."""
         self._received.feed(data)
         self._fresh_bytes += len(data)
         if not self._received.inside_frame or self._fresh_bytes >= _LEAST_PROGRESS_BYTES:
             self._heard_at, self._fresh_bytes = asyncio.get_running_loop().time(), 0
-        self._assert_plain()
-
-    def _assert_plain(self) -> None:
-        if self._sent.compressed or self._received.compressed:
-            raise RuntimeError("a websocket frame uses a reserved bit: permessage-deflate must be off")
 
     def as_dict(self) -> dict[str, Any]:
         """The connection as the services' records show it."""

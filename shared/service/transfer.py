@@ -25,7 +25,7 @@ from shared.service.kernels import ranks_used
 from shared.service.metering import ConnectionMeter
 from shared.service.records import Transmission, measured_f
 from shared.service.registry import Registry
-from shared.service.retrying import may_be_cured
+from shared.service.retrying import is_doubtful, may_be_cured
 from shared.service.worker import Progress, peak_memory_bytes
 
 logger = logging.getLogger("codelength.transfer")
@@ -79,6 +79,9 @@ class Conversation:
             try:
                 async with asyncio.timeout(self.link.meter.silence_seconds if self.channel.unfinished else None):
                     data = await self.link.receive()
+            except RemoteProtocolError as error:
+                self.nonsense = error
+                raise
             except TimeoutError:
                 raise PeerLostError("the peer has left unfinished what it began to say") from None
             if data is None:
@@ -103,6 +106,10 @@ class Conversation:
         except RemoteProtocolError as error:
             self.nonsense = error
             raise
+
+    def doubts(self, error: BaseException) -> bool:
+        """Whether a side could not make sense of what came, and no SEAL has told that it was what the other said."""
+        return error is self.nonsense or (isinstance(error, PeerFailedError) and is_doubtful(error))
 
     def begin_leg(self) -> None:
         """What crosses from here on has not crossed before."""

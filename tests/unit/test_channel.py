@@ -338,6 +338,16 @@ def test_frame_meter(step, client):
     assert not meter.compressed
 
 
+def test_no_close_frame_has_crossed_where_its_length_was_damaged_and_a_ping_fills_it():
+    meter = FrameMeter(client=True)
+    close, ping = frame(b"\x03\xe8", mask=True, opcode=8), frame(b"ping", mask=True, opcode=9)
+    meter.feed(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n" + close + ping)
+    assert meter.closed
+    damaged = FrameMeter(client=True)
+    damaged.feed(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n" + close[:1] + bytes([close[1] ^ 8]) + close[2:] + ping)
+    assert not damaged.closed
+
+
 def test_frame_meter_sees_compression_and_refusals():
     meter = FrameMeter(client=False)
     meter.feed(b"HTTP/1.1 101 Switching\r\n\r\n" + bytes([0xC2, 1, 0]))

@@ -5,15 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.channel.errors import PeerFailedError, PeerLostError
+from shared.channel.errors import PeerFailedError, PeerLostError, RefusedError
 from shared.channel.legs import Leg
-from shared.channel.messages import Accept, Error, Hello, Prepared
+from shared.channel.messages import Accept, Ack, Check, Data, Done, End, Error, Hello, Prepared
 from shared.channel.protocol import Channel
-from shared.channel.states import Role
+from shared.channel.states import Role, State
+from shared.code.errors import CodelengthError
 from shared.code.models import preset
 from shared.code.size import source_module
 from shared.service.metering import ConnectionMeter
 from shared.service.records import CodeReference, Dataset, FBitsRecord, Transmission
+from shared.service.retrying import Retrying, is_doubtful, may_be_cured
 from shared.service.transfer import Conversation, Recorder, side_by_side
 
 HELLO = Hello(transmission="0" * 32, spec=b"{}", tokens=None, media_type="text/plain", name="x", code="ngram", runtime="{}")
@@ -32,6 +34,9 @@ class FakeLink:
 
     async def receive(self):
         return await self.incoming.get()
+
+    async def close(self, code, reason):
+        self.closed = code, reason
 
 
 async def test_what_the_peer_said_last_counts_not_that_nothing_could_be_said_after_it():
@@ -60,6 +65,83 @@ async def test_what_the_peer_said_last_counts_not_that_nothing_could_be_said_aft
         await side_by_side(listen(), speak(), speak())
     await alice.say(Prepared(digest=b"m" * 32))
     assert not link.outgoing
+
+
+async def error_of(conversation, data):
+    """How a conversation ends that hears these bytes and then the end; the peer is told."""
+    conversation.link.incoming.put_nowait(data)
+    conversation.link.incoming.put_nowait(None)
+    error = None
+    try:
+        async for _ in conversation.hear():
+            pass
+    except CodelengthError as raised:
+        error = raised
+    await conversation.end(error)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("speaker", "state", "messages"),
+    [
+        (Role.ALICE, State.OPENING, (HELLO,)),
+        (Role.BOB, State.OFFERED, (Accept(block=0, records=0, z_bytes=0, runtime="{}"),)),
+        (Role.BOB, State.OFFERED, (Done(sha256=b"s" * 32),)),
+        (
+            Role.ALICE,
+            State.ACCEPTED,
+            (Data(z=b"z"), Check(position=1, crc=2, digest=None), End(tokens=1, sha256=b"s" * 32, z_bits=8)),
+        ),
+        (Role.BOB, State.ENDED, (Ack(received_bytes=0, durable_bytes=0), Done(sha256=b"s" * 32))),
+    ],
+)
+async def test_no_flipped_bit_lets_a_side_give_up(speaker, state, messages):
+    """Neither the side that hears it, whatever it looks like, nor the other, who is told of an error of a sound message."""
+
+    def link():
+        one = FakeLink()
+        one.meter.abort = lambda: None
+        return one
+
+    def conversation(role):
+        one = Conversation(role, link())
+        one.channel.state = state
+        return one
+
+    said = Channel(speaker)
+    said.state = state
+    for message in messages:
+        said.send(message)
+    data, told = said.data_to_send(), 0
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        hearer, other = conversation(speaker.other), conversation(speaker)
+        error = await error_of(hearer, bytes(damaged))
+        assert may_be_cured(error) or hearer.doubts(error), (bit, error)
+        if hearer.link.outgoing:
+            error = await error_of(other, hearer.link.outgoing.pop())
+            assert may_be_cured(error) or other.doubts(error), (bit, error)
+            told += 1
+    assert told > 4 * len(data)
+
+
+async def test_a_handshake_s_refusal_is_believed_once_it_comes_again_and_again(monkeypatch):
+    """What Bob refuses may be a damaged token or subprotocol; waits before it, however many, do not count."""
+    monkeypatch.setattr("shared.service.retrying._FIRST_SECONDS", 0.0)
+    retrying = Retrying(60)
+    for _ in range(20):
+        assert retrying.may_go_on(PeerLostError("gone"))
+        await retrying.wait()
+    for slug in ("unauthorized", "version-mismatch"):
+        refused, answers = RefusedError(slug, "no"), []
+        assert is_doubtful(refused)
+        while retrying.may_go_on(refused):
+            answers.append(slug)
+            await retrying.wait()
+        assert len(answers) == 6
+        assert retrying.may_go_on(PeerLostError("gone"))
+    assert not retrying.may_go_on(RefusedError("limit-exceeded", "in a sealed REFUSE"))
 
 
 @pytest.mark.parametrize("left_out", [1, 6, 10])  # of the SEAL, all of it, and of the record before it

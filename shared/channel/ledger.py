@@ -12,6 +12,9 @@ from typing import Any, Final
 
 _CONTROL: Final = 0x8  # opcodes 8 … F are control frames
 _CLOSE: Final = 0x8
+_PING: Final = 0x9
+_PONG: Final = 0xA
+_FIN: Final = 0x80
 _RSV: Final = 0x70
 
 
@@ -94,7 +97,8 @@ class FrameMeter:
         self._head = bytearray()
         self._upgraded: bool | None = None  # None until the HTTP head is complete
         self._left = 0  # bytes of the open frame's payload still to come
-        self._is_control = self._is_close = False
+        self._is_control = self._is_close = self._fragmented = False
+        self.longest_ping_bytes = self.longest_pong_bytes = 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Count bytes, split anywhere."""
@@ -149,6 +153,13 @@ class FrameMeter:
             self._is_close = head[0] & 0xF == _CLOSE
             self.compressed |= bool(head[0] & _RSV)
             self._left = int.from_bytes(head[2 : 2 + extended], "big") if extended else short
+            opcode = head[0] & 0xF
+            if not self._is_control:
+                self._fragmented = not head[0] & _FIN
+            elif opcode == _PING:
+                self.longest_ping_bytes = max(self.longest_ping_bytes, self._left)
+            elif opcode == _PONG:
+                self.longest_pong_bytes = max(self.longest_pong_bytes, self._left)
             if self._is_control:
                 self.ledger.control_bytes += size
             else:
@@ -166,6 +177,11 @@ class FrameMeter:
     def inside_frame(self) -> bool:
         """Whether a frame has begun and not ended."""
         return bool(self._left or self._head)
+
+    @property
+    def inside_message(self) -> bool:
+        """Whether a frame has begun and not ended, or the last data frame says that its message goes on in another."""
+        return self.inside_frame or self._fragmented
 
     @property
     def inside_header(self) -> bytes:

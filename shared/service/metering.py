@@ -77,8 +77,10 @@ class ConnectionMeter:
         """Count bytes the transport delivered. A reserved bit in them is damage, with which websockets ends the connection."""
         self._received.feed(data)
         self._fresh_bytes += len(data)
-        if not self._received.inside_frame or self._fresh_bytes >= _LEAST_PROGRESS_BYTES:
+        if not self._received.inside_message or self._fresh_bytes >= _LEAST_PROGRESS_BYTES:
             self._heard_at, self._fresh_bytes = asyncio.get_running_loop().time(), 0
+        if self._received.longest_pong_bytes > self._sent.longest_ping_bytes:
+            self.abort()  # it answers no ping of ours: a message whose opcode was damaged, which would vanish without a word
 
     def as_dict(self) -> dict[str, Any]:
         """The connection as the services' records show it."""

@@ -167,6 +167,9 @@ async def test_what_was_begun_and_is_not_ended_breaks_the_connection(left_out):
         (b"", b"\x89\x00", False),  # pings
         (b"\x82\x7e\xff\xff", b"\x89\x00", True),  # … vanish in a frame of 65,535 bytes
         (b"\x82\x7e\xff\xff", bytes(300), False),  # which goes on
+        (b"\x02\x01z", b"\x89\x00", True),  # the rest of a message that does not come
+        (b"\x8a\x04pong", b"\x89\x00", False),
+        (b"\x8a\x09a message", b"\x89\x00", True),  # which would have been dropped as a pong
         (b"", b"", True),
     ],
 )
@@ -175,6 +178,7 @@ async def test_a_frame_that_does_not_go_on_is_silence(begun, then, cut):
     transport = SimpleNamespace(get_extra_info=lambda _: None, is_closing=lambda: bool(aborted))
     meter = ConnectionMeter(transport, client=True)
     meter.abort = lambda: aborted.append(True)
+    meter.wrote(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x89\x84maskping")
     meter.read(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     meter.watch(0.3)
     meter.read(begun)

@@ -83,7 +83,7 @@ Keep = Annotated[bool, typer.Option("-k", "--keep", help="Keep the input. This i
 Remove = Annotated[bool, typer.Option("--rm", help="Remove the input once its output has been verified.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
 Channel = Annotated[str | None, typer.Option(help='Simulate a worse channel: "bandwidth=9600bit/s,latency=80ms".')]
-Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all if not given.")]
+Codes = Annotated[str | None, typer.Option(help="Presets, separated by commas; all but those for a GPU if not given.")]
 Corpora = Annotated[list[Path] | None, typer.Option("--corpus", help="What the files start from; may be given several times.")]
 _MEMORY, _TRAINING = "512M", "64M"
 _TOO_SLOW_FOR_A_DEMO = ("ensemble", "transformer", "transformer-tables")

@@ -233,11 +233,18 @@ def check_regime(regime: str | None, corpus: Path | None, steps: int | None, *, 
         must_be_readable(corpus, as_json=as_json)
 
 
+def not_heavy(names: list[str]) -> list[str]:
+    """Those of Alice's codes that may be computed unasked."""
+    from shared.code.models import PRESETS
+
+    return [name for name in names if name not in PRESETS or not PRESETS[name].heavy]
+
+
 def chosen_presets(client: "Client", codes: str | None, *, but: tuple[str, ...] = (), as_json: bool = False) -> list[str]:
-    """The presets named in `codes`, each once; where it is None, all that Alice has, save `but`."""
+    """The presets named in `codes`, each once; where it is None, all that Alice has, save `but` and heavy ones."""
     known = [one["name"] for one in client.codes()]
     if codes is None:
-        return [name for name in known if name not in but]
+        return [name for name in not_heavy(known) if name not in but]
     names = _known(codes, known, as_json=as_json)
     if not names:
         fail(USAGE, f"no preset is named; there are {', '.join(known)}", as_json=as_json, slug="unknown-code")

@@ -148,11 +148,12 @@ def compare(
     bob: str | None = None,
 ) -> Comparison:
     """Send the same data with several codes, by default all presets. Arguments and errors are those of `transmit`."""
+    from harness.commands import not_heavy
     from harness.reporting.gather import Report, add_from_services
 
     client = _client(alice, bob, plugins, pretrained)
     dataset = _post(client, data, vocabulary_size, tokenizer)
-    names = [one["name"] for one in client.codes()] if codes is None else list(dict.fromkeys(codes))
+    names = not_heavy([one["name"] for one in client.codes()]) if codes is None else list(dict.fromkeys(codes))
     if not names:
         raise ValueError("compare needs at least one code")
     results = sorted((_one(client, dataset, name) for name in names), key=lambda one: one.sk_bits)
@@ -166,6 +167,7 @@ class TransmissionError(Exception):
 
 
 def _one(client: "Client", dataset: str, code: str | dict[str, Any]) -> Result:
+    from harness.commands import not_heavy
     from harness.reporting.gather import Report, add_from_services
 
     found = client.transmit(dataset, code)

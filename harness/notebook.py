@@ -147,7 +147,7 @@ def compare(
     alice: str | None = None,
     bob: str | None = None,
 ) -> Comparison:
-    """Send the same data with several codes, by default all presets. Arguments and errors are those of `transmit`."""
+    """Send the same data with several codes, all presets but heavy ones by default. Arguments and errors: see `transmit`."""
     from harness.commands import not_heavy
     from harness.reporting.gather import Report, add_from_services
 
@@ -167,7 +167,6 @@ class TransmissionError(Exception):
 
 
 def _one(client: "Client", dataset: str, code: str | dict[str, Any]) -> Result:
-    from harness.commands import not_heavy
     from harness.reporting.gather import Report, add_from_services
 
     found = client.transmit(dataset, code)

@@ -41,7 +41,7 @@ def test_upload_transmit_finish_reload(open_page, cluster, shot):
         layers = page.locator(".layers tbody tr td:nth-child(2)").all()
         assert sum(map(number, layers)) == number(page.locator(".layers tfoot td").first)
         expect(page.locator("[data-part=cumulative] .label.other")).to_have_count(2)
-        expect(page.locator("#text")).to_contain_text("It was the best of times")
+        expect(page.locator("#text")).to_contain_text("It was the best of times", timeout=30_000)
         expect(page.locator("#text .p")).to_have_count(0)
         page.reload()
     shot(page, "run")

@@ -113,7 +113,10 @@ def test_token_is_asked_of_everyone():
 
 @pytest.mark.parametrize(
     ("who", "status", "said"),
-    [("alice", 3, "Alice went away"), ("bob", 1, "interrupted: the peer is gone: cannot connect to Bob")],
+    [
+        ("alice", 3, "Alice went away"),
+        pytest.param("bob", 1, "interrupted: the peer is gone: cannot connect to Bob", marks=pytest.mark.long),
+    ],
 )
 def test_the_command_tells_who_went_away(own, tmp_path, who, status, said):
     (tmp_path / "noise").write_bytes(NOISE)

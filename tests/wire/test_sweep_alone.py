@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 PLUGIN = Path(__file__).parents[2] / "examples" / "order_one.py"
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from harness.cli import main; main()"
 

@@ -32,8 +32,15 @@ def prepare() -> dict[str, float]:
     if device != "cpu":
         if not torch.cuda.is_available():
             raise MachineError(f"CODELENGTH_DEVICE is {device}, and torch finds no CUDA device here")
+        index, there = torch.device(device).index, torch.cuda.device_count()
+        if index is not None and index >= there:
+            raise MachineError(f"CODELENGTH_DEVICE is {device}, and there are {there} CUDA devices, counted from 0")
+        if index is not None:
+            torch.cuda.set_device(index)  # type: ignore[no-untyped-call] # CUDA graphs are recorded on the current device
         kernels.choose("reference", device)
     timings = _timings(device)
+    if not timings:
+        raise MachineError(f"no back end of products is exact on {device}, or it has no memory left")
     if wanted not in ("auto", *timings):
         raise MachineError(f"the product back end {wanted!r} is not exact on this machine; {', '.join(timings)} are")
     products.choose(min(timings, key=timings.__getitem__) if wanted == "auto" else wanted)

@@ -100,6 +100,17 @@ def test_a_processor_that_flushes_denormals_is_refused():
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("CODELENGTH_DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with monkeypatch.context() as one_gpu:
+        one_gpu.setenv("CODELENGTH_DEVICE", "cuda:7")
+        one_gpu.setattr(torch.cuda, "is_available", lambda: True)
+        one_gpu.setattr(torch.cuda, "device_count", lambda: 1)
+        with pytest.raises(MachineError, match="is cuda:7, and there are 1 CUDA devices"):
+            backends.prepare()
+    with monkeypatch.context() as full:
+        full.setenv("CODELENGTH_DEVICE", "cpu")
+        full.setattr(backends, "_timings", lambda _: {})
+        with pytest.raises(MachineError, match="no back end of products is exact on cpu"):
+            backends.prepare()
     with pytest.raises(MachineError, match="CODELENGTH_DEVICE is cuda, and torch finds no CUDA device here"):
         backends.prepare()
     with pytest.raises(ValidationError, match="device"):

@@ -32,11 +32,11 @@ def prepare() -> dict[str, float]:
     if device != "cpu":
         if not torch.cuda.is_available():
             raise MachineError(f"CODELENGTH_DEVICE is {device}, and torch finds no CUDA device here")
-        index, there = torch.device(device).index, torch.cuda.device_count()
-        if index is not None and index >= there:
+        index, there = device.partition(":")[2], torch.cuda.device_count()
+        if index and int(index) >= there:
             raise MachineError(f"CODELENGTH_DEVICE is {device}, and there are {there} CUDA devices, counted from 0")
-        if index is not None:
-            torch.cuda.set_device(index)  # type: ignore[no-untyped-call] # CUDA graphs are recorded on the current device
+        if index:
+            torch.cuda.set_device(int(index))  # CUDA graphs are recorded on the current device
         kernels.choose("reference", device)
     timings = _timings(device)
     if not timings:

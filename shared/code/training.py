@@ -28,8 +28,8 @@ class Step:
         """β1^k and β2^k."""
         self.values: npt.NDArray[np.float32] = np.zeros(9, dtype=np.float32)
         """The factors of the update begun, as `adam` names them."""
-        self._placed: Any = None  # a copy of them where kernels are, and whether it is of this update
-        self._fresh = False
+        self._placed: Any = None  # a copy of them where kernels are
+        self._fresh = False  # whether the copy is of this update
 
     def begin(self, k: int) -> None:
         """Start the update that follows step k ≥ 0."""

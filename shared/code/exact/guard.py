@@ -55,9 +55,9 @@ _WAYS: Final[dict[str, str]] = (
     | dict.fromkeys(_names("log log2 log10 log1p sin cos tan linspace logspace pow"), _TABLE)
     | dict.fromkeys(_names("mean std var norm linalg_vector_norm logsumexp prod cumprod var_mean std_mean"), _SUM)
     | dict.fromkeys(_names("native_layer_norm native_batch_norm native_group_norm _fused_rms_norm"), _SUM)
-    | dict.fromkeys(_names("scatter_add scatter_reduce index_reduce embedding_dense_backward histc bincount"), _SUM)
+    | dict.fromkeys(_names("scatter_reduce index_reduce embedding_dense_backward histc bincount"), _SUM)
     | dict.fromkeys(_names("addcmul addcdiv lerp addmm addmv addr baddbmm addbmm hypot logaddexp"), _SEPARATE)
-    | dict.fromkeys(_names("bmm dot vdot mv convolution _scaled_dot_product_flash_attention_for_cpu"), _PRODUCT)
+    | dict.fromkeys(_names("dot vdot mv convolution _scaled_dot_product_flash_attention_for_cpu"), _PRODUCT)
     | {"rsqrt": "torch.ones_like(x) / x.to(torch.float64).sqrt()", "reciprocal": "torch.ones_like(x) / x"}
 )
 _OTHER: Final = "operations that `exact.guard` lists, as `exact.reference` uses them"

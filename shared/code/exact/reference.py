@@ -43,7 +43,7 @@ _BIAS_BITS: Final = 30
 _BIAS_LIMIT: Final = float(1 << 40)
 _COEFFICIENTS: Final = [float(c) for c in EXP2]  # float32 numbers, exact as Python's
 _SMALL: Final = float(FLUSH)
-_TIMES_BEFORE: Final = 3
+_RECORDED_AT: Final = 3
 
 _device = torch.device("cpu")
 
@@ -55,7 +55,11 @@ def place(device: str) -> None:
 
 
 class Stage:
-    """Where arrays of the host pass to the device and back."""
+    """Where arrays of the host pass to the device and back.
+
+    `put` does not wait: what it was given must have been used, as a `take` of what came of it tells, before rows are put again.
+    What `take` returned is overwritten by the next one.
+    """
 
     def __init__(self, shape: tuple[int, ...], kind: str) -> None:
         self.array = zeros(shape, kind)
@@ -89,7 +93,7 @@ class _Recorder:
 
     def __call__(self, key: Hashable, work: Callable[[], None]) -> None:
         self._times[key] += 1
-        if self._times[key] == _TIMES_BEFORE:
+        if self._times[key] == _RECORDED_AT:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
                 work()

@@ -17,6 +17,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_UNSEEN = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "full")
+"""Whatever lay in memory, and constants: those that kernels keep are made only once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -74,7 +77,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         del types
         out = func(*args, **(kwargs or {}))
-        if "empty" not in func.overloadpacket.__name__:  # whatever lay in memory
+        if func.overloadpacket.__name__ not in _UNSEEN:
             self.entries.append(Entry(len(self.entries), str(func).removeprefix("aten."), digest(out)))
         return out
 

@@ -108,7 +108,7 @@ class Trunk:
         """Step k, and the segment's end: gradient [T·B, m] of all its logits."""
         rows = slice(0, len(gradient))
         self._step.begin(k)
-        self._step.factors(self._kernels)
+        self._step.factors(self._kernels)  # here, since what is recorded must not fetch them from the host
         dlogits = self._gradient.put(gradient, rows)
         self._dx[rows] = 0
         self._run(("train", rows.stop), lambda: self._train(dlogits, rows))

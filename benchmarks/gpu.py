@@ -7,6 +7,7 @@ model are compared. With --out the line is appended to a file; `--table FILE` wr
 import argparse
 import itertools
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,24 +22,15 @@ MARK = "benchmarks.gpu"
 MARK_BYTES = 250_000
 
 
-def place(device: str, products_name: str, *, eager: bool) -> str:
-    """Have networks built from now on run there; returns the back end of products."""
-    from shared.code.exact import kernels, products, reference
+def place(device: str, products_name: str) -> None:
+    """Have networks built from now on run there. Raises `MachineError` where they cannot."""
+    from shared.code.exact import kernels
+    from shared.service.backends import prepare
 
-    kernels.choose("fused" if device == "cpu" else "reference", device)
-    reference._TIMES_BEFORE = 1 << 62 if eager else 3
-    offered = products.available(device)
-    chosen = products_name if products_name in offered else offered[-1]
-    products.choose(chosen)
-    return chosen
-
-
-def synchronise(device: str) -> None:
-    """Wait for a GPU."""
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize()
+    os.environ["CODELENGTH_DEVICE"], os.environ["CODELENGTH_PRODUCTS"] = device, products_name
+    if device == "cpu":
+        kernels.choose("fused")
+    prepare()
 
 
 def blocks(tokens: Any, size: int) -> list[Any]:
@@ -46,31 +38,28 @@ def blocks(tokens: Any, size: int) -> list[Any]:
     return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
 
-def alice(spec: Any, tokens: Any, device: str, limit_s: float) -> tuple[bytes, int, list[Any], dict[str, Any]]:
-    """The code, the checks of all blocks, and figures. What lies after `limit_s` seconds is not coded."""
+def alice(spec: Any, tokens: Any, limit_s: float) -> tuple[bytes, int, list[Any], dict[str, Any]]:
+    """The code, its bits, the checks of whole blocks, and figures. Nothing is coded that would begin after `limit_s` seconds."""
     from shared.code.codec import Encoder
     from shared.service.coding import DIGEST_EVERY_BLOCKS
 
     encoder, z, checks, seconds = Encoder(spec), [], [], []
     started = time.perf_counter()
     for block in blocks(tokens, spec.block_tokens):
+        end = encoder.position + len(block)
         for _ in encoder.encode_block(block):
             z.append(encoder.drain())
             seconds.append((time.perf_counter() - started, encoder.position, encoder.nll_units))
             if seconds[-1][0] > limit_s:
                 break
-        else:
-            synchronise(device)
-            ends = encoder.position == len(tokens)
-            checks.append(encoder.check(with_digest=ends or len(checks) % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1))
-            continue
-        break
+        if encoder.position < end:
+            break
+        ends = encoder.position == len(tokens)
+        checks.append(encoder.check(with_digest=ends or len(checks) % DIGEST_EVERY_BLOCKS == DIGEST_EVERY_BLOCKS - 1))
     total = time.perf_counter() - started
     bits = encoder.finish()
     z.append(encoder.drain())
     marks = [one[1:] for before, one in itertools.pairwise(seconds) if one[1] // MARK_BYTES > before[1] // MARK_BYTES]
-    tenth = len(seconds) // 10  # without kernels' first use and the recording of graphs
-    steady = (seconds[-1][1] - seconds[tenth][1]) / (seconds[-1][0] - seconds[tenth][0]) if tenth else 0.0
     return (
         b"".join(z),
         bits,
@@ -81,7 +70,6 @@ def alice(spec: Any, tokens: Any, device: str, limit_s: float) -> tuple[bytes, i
             "bits_per_byte": encoder.nll_units / 2**24 / encoder.position,
             "seconds": total,
             "bytes_per_second": encoder.position / total,
-            "steady_bytes_per_second": steady,
             "curve": [[position, units / 2**24 / position] for position, units in marks],
             "notes": encoder.notes,
         },
@@ -104,7 +92,7 @@ def bob(spec: Any, tokens: Any, z: bytes, bits: int, checks: list[Any], device: 
         equal = equal and decoder.check(with_digest=check.digest is not None) == check
         count += len(block)
     total = time.perf_counter() - started
-    return {"bob": device, "bob_bytes": count, "bob_bytes_per_second": count / total, "equal": equal}
+    return {"bob": device, "bob_bytes": count, "bob_bytes_per_second": count / total, "equal": equal and count > 0}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -112,26 +100,27 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from harness.bench import machine
+    from shared.code.exact import products
     from shared.code.models import spec_of
     from shared.code.spec import NETWORKS
 
-    torch.set_num_threads(options.threads)
+    os.environ["CODELENGTH_WORKER_THREADS"] = str(options.threads)
     text = options.code if not options.code.startswith("{") else json.loads(options.code)
     spec = spec_of(text)
     assert isinstance(spec.model, NETWORKS)
     tokens = np.frombuffer(options.file.read_bytes()[: options.bytes], dtype=np.uint8).astype(np.uint32)
     found: dict[str, Any] = {"name": options.name or options.code, "file": options.file.name, "device": options.device}
-    found["products"] = place(options.device, options.products, eager=options.eager)
-    found["eager"], found["parameters"] = options.eager, spec.model.parameters(spec.vocabulary_size)
-    z, bits, checks, figures = alice(spec, tokens, options.device, options.limit)
+    place(options.device, options.products)
+    found["products"], found["parameters"] = products.chosen(), spec.model.parameters(spec.vocabulary_size)
+    z, bits, checks, figures = alice(spec, tokens, options.limit)
     found |= figures
     if options.device != "cpu":
         found["gpu"], found["gpu_bytes"] = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
     if options.decode:
         part = tokens[: options.decode]
         if len(part) < figures["bytes"]:  # a code of its own, so that Bob's ends where it does
-            z, bits, checks, _ = alice(spec, part, options.device, options.limit)
-        place(options.bob, options.products, eager=options.eager)
+            z, bits, checks, _ = alice(spec, part, options.limit)
+        place(options.bob, options.products)
         found |= bob(spec, part, z, bits, checks, options.bob)
     return {**found, "machine": machine()}
 
@@ -146,10 +135,11 @@ def main() -> None:
     parser.add_argument("--decode", type=int, default=0, help="bytes that Bob decodes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bob", default="cpu", help="his device")
-    parser.add_argument("--products", default="auto", help="back end; int8 if it is exact")
+    parser.add_argument(
+        "--products", default="auto", choices=("auto", "float64", "int8"), help="back end; the faster one if not given"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of a CPU's products")
-    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
-    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further block is coded")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further segment is coded")
     parser.add_argument("--out", type=Path, help="a file of lines to append to")
     parser.add_argument("--table", action="store_true", help="FILE holds such lines: write docs/results.md's table")
     options = parser.parse_args()
@@ -168,7 +158,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as a table, and what they were measured on."""
     lines = [
         "",
-        "| | device, products | bytes | bits/byte | Alice, kB/s | memory, GB | Bob's device | decoded | Bob, kB/s | digests |",
+        "| | device, products | bytes | bits/byte | Alice, kB/s | tensors, GB | Bob's device | decoded | Bob, kB/s | digests |",
         "|---|---|--:|--:|--:|--:|---|--:|--:|---|",
     ]
     for row in rows:

@@ -18,6 +18,7 @@ from typing import IO, Any, Final, TypeVar
 
 from shared.service.errors import InterruptedTransmissionError, NotFoundError, problem_fields
 from shared.service.records import Corpus, Dataset, Tokenizer, Transmission, now
+from shared.service.snapshots import remove_snapshots
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (id TEXT PRIMARY KEY, created TEXT NOT NULL, body TEXT NOT NULL);
@@ -118,9 +119,9 @@ class Store:
     def tidy_transmission(self, identifier: str) -> None:
         """Keep of the files of a transmission what tells of bits, and the decoded octets; the rest served to go on."""
         directory = self.transmission_directory(identifier)
-        for pattern in ("received", "received.new", "*.partial", "snapshot.*"):
-            for path in directory.glob(pattern):
-                path.unlink(missing_ok=True)
+        for path in (directory / "received", directory / "received.new", *directory.glob("*.partial")):
+            path.unlink(missing_ok=True)
+        remove_snapshots(directory)
 
     def put_farewell(self, transmission: Transmission, reason: str) -> None:
         """Remember that the peer must be told why this one was given up."""

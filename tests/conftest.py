@@ -1,5 +1,6 @@
 """Kernels are compiled into the project's cache before numba is imported; services run in one cluster for all tests."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -22,8 +23,9 @@ def pytest_addoption(parser):
 
 
 def pytest_sessionstart(session):
-    """Compile f before test processes and services do it side by side, once for every f."""
-    done = prepare_kernel_cache() / "tests.compiled"
+    """Compile f before test processes and services do it side by side, once for every f and place of the sources."""
+    here = hashlib.sha256(str(Path(__file__).resolve()).encode()).hexdigest()[:16]  # numba's cache is kept by path, too
+    done = prepare_kernel_cache() / f"tests.compiled.{here}"
     if not hasattr(session.config, "workerinput") and not done.exists():
         subprocess.run([sys.executable, "-c", "from shared.service.worker import warm; warm()"], check=True)
         done.touch()
